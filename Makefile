@@ -1,0 +1,89 @@
+# `make` alone lists the doors. What they need is installed once into .venv and node_modules: a stamp file says so.
+
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHONS := $(or $(PYTHON),python3 python3.13 python3.12 python3.11)
+ARGS ?=
+
+# Looked at only when something has to be installed.
+uv = $(shell command -v uv)
+fit = import sys; sys.exit(sys.version_info < (3, 11))
+fit_for_venv = import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
+choose = $(shell for python in $(PYTHONS); do $$python -c '$(1)' 2>/dev/null && { echo $$python; break; }; done)
+install = $(if $(uv),uv pip install --quiet --python $(BIN)/python,$(BIN)/python -m pip install -qq --no-compile --no-input \
+	--disable-pip-version-check)
+new_node = node -e 'process.exit(parseInt(process.versions.node) >= 22 ? 0 : 1)' 2>/dev/null
+npm_ci = $(BIN)/python -m sstream.testing npm ci --no-audit --no-fund --no-update-notifier --loglevel=error --fetch-retry-mintimeout=500 \
+	--fetch-retry-maxtimeout=4000 --prefix
+
+# pip and node trust the certificates of this machine; so shall uv, as there may be a proxy before the registry.
+export UV_SYSTEM_CERTS ?= 1
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint bench vendor clean
+
+help: ## list these
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+demo: $(VENV)/.made ## the Teahouse on this machine: Redis, the server, the Express sidecar
+	@$(MAKE) --silent --no-print-directory --keep-going -j2 $(VENV)/.demo demo/express/node_modules/.made || { \
+		test $(VENV)/.demo -nt requirements-demo.txt || exit 1; \
+		echo "• going on without the Express sidecar: its packages could not be installed, as said above"; }
+	@$(BIN)/python -m demo $(ARGS)
+
+test: $(VENV)/.dev demo/express/node_modules/.made sstream/client/node_modules/.made ## all tests; ARGS="tests/rpc -k cancel" picks some
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.dev ## formatting, style and types, looked at and not changed
+	@status=0; $(BIN)/ruff format --check --quiet . || status=1; $(BIN)/ruff check --quiet . || status=1; \
+		$(BIN)/python -m mypy --strict sstream || status=1; exit $$status
+
+bench: $(VENV)/.dev ## benchmarks; ARGS="--quick" for a first look
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+vendor: sstream/client/node_modules/.made ## build the browser client's MessagePack codec anew from npm
+	@$(BIN)/python -m sstream.testing node sstream/client/vendor.mjs
+
+clean: ## remove all that make has made
+	rm -rf $(VENV) demo/express/node_modules sstream/client/node_modules build dist *.egg-info .hypothesis \
+		.mypy_cache .pytest_cache .ruff_cache
+	find . -path ./.git -prune -o \( -name __pycache__ -o -name '*.so' \) -prune -exec rm -rf {} +
+
+# An environment that is there and works is kept, whoever made it.
+$(VENV)/.made:
+	$(eval python := $(call choose,$(if $(uv),$(fit),$(fit_for_venv))))
+	@$(if $(python),,$(if $(call choose,$(fit)),$(error $(call choose,$(fit)) has no venv module: install it \
+		(Debian: apt install python3-venv), or uv, or name another Python: make PYTHON=/path/to/python3),$(error \
+		sstream needs Python 3.11 or newer; tried $(PYTHONS): name another, make PYTHON=/path/to/python3)))
+	@if ! $(BIN)/python -c '$(fit)' 2>/dev/null || ! $(if $(uv),true,$(BIN)/python -m pip --version >/dev/null 2>&1); then \
+		echo "• making $(VENV) with $$($(python) --version)"; \
+		$(if $(uv),uv venv --quiet --clear --python "$$(command -v $(python))",$(python) -m venv --clear) $(VENV); fi
+	@touch $@
+
+$(VENV)/.demo: $(VENV)/.made requirements-demo.txt
+	@echo "• installing Tornado, a Redis server and a few more"
+	@$(install) -r requirements-demo.txt
+	@touch $@
+
+$(VENV)/.node: $(VENV)/.made requirements-node.txt
+	@$(new_node) || { echo "• installing a node, as PATH has none of version 22 or newer"; \
+		$(install) -r requirements-node.txt; }
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.demo $(VENV)/.node requirements-dev.txt setup.py pyproject.toml sstream/version.py \
+		$(wildcard sstream/websocket/*.c)
+	@echo "• installing sstream and what its tests need"
+	@$(install) -r requirements-dev.txt
+	@$(install) --no-build-isolation -e .
+	@touch $@
+
+demo/express/node_modules/.made: demo/express/package-lock.json demo/express/package.json | $(VENV)/.demo $(VENV)/.node
+	@echo "• installing the Express sidecar's packages"
+	@$(npm_ci) demo/express >/dev/null
+	@touch $@
+
+sstream/client/node_modules/.made: sstream/client/package-lock.json sstream/client/package.json | $(VENV)/.dev
+	@echo "• installing the client's tools"
+	@$(npm_ci) sstream/client >/dev/null
+	@touch $@

@@ -1,0 +1,1 @@
+"""The helpers that demo, tests and benchmarks share."""

@@ -1,0 +1,3 @@
+"""The session wing: what a session is, when it is stored, and where."""
+
+__all__: list[str] = []

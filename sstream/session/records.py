@@ -1,0 +1,153 @@
+"""What is stored beside the sessions: where one went, tickets for new cookies, which sessions a user has.
+
+All of it lies outside ``SessionOptions.prefix``, because connect-redis takes everything below that for sessions.
+"""
+
+import asyncio
+import hashlib
+import json
+import secrets
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from sstream.errors import StoreError
+from sstream.session.options import SessionOptions
+from sstream.session.store import SessionStore
+
+__all__ = ["Fate", "Records", "Ticket"]
+
+_FATE: Final = "sstream:fate:"  # + sid -> {"moved": sid} or {"ended": reason}
+_MOVING: Final = "sstream:moving:"  # + sid -> whoever moves it
+_TICKET: Final = "sstream:ticket:"  # + SHA-256 of a ticket -> {"from": sid | null, "to": sid}
+_USER: Final = "sstream:user:"  # + user's id -> a JSON list of that user's session ids
+
+_FATE_TTL: Final = 60  # seconds; every process asks within moments
+_MOVING_TTL: Final = 5  # seconds; a process that dies meanwhile blocks nobody for longer
+_REMEMBERED: Final = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Fate:
+    """Where a session went that is not stored any more: to another id, or to its end, for ``reason``."""
+
+    moved_to: str | None = None
+    reason: str = "expired"
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """The browser whose cookie has the id ``old`` (``None``: that has none) may have one with the id ``new``."""
+
+    old: str | None
+    new: str
+
+
+class Records:
+    """Reads and writes them. Every method raises `StoreError` where the store does not answer."""
+
+    def __init__(self, store: SessionStore, options: SessionOptions, clock: Callable[[], float]) -> None:
+        self._store = store
+        self._options = options
+        self._clock = clock
+        self._indexed: dict[tuple[str, str], float] = {}  # (user's key, sid) -> when it was last put into the index
+
+    # --- fates --------------------------------------------------------------------------------------------------------
+
+    async def fate(self, sid: str) -> Fate:
+        """What became of a session; one of which nothing was noted has expired, or was removed by hand."""
+        text = await self._store.get(_FATE + sid)
+        if text is None:
+            return Fate()
+        fields = json.loads(text)
+        return Fate(moved_to=fields.get("moved"), reason=fields.get("ended", "expired"))
+
+    async def note_fate(self, sid: str, fate: Fate) -> None:
+        """Tell every process what becomes of a session, before its key goes."""
+        fields = {"ended": fate.reason} if fate.moved_to is None else {"moved": fate.moved_to}
+        text = json.dumps(fields).encode()
+        made, stored = await self._store.swap(_FATE + sid, None, text, _FATE_TTL)
+        while not made:
+            made, stored = await self._store.swap(_FATE + sid, stored, text, _FATE_TTL)
+
+    @asynccontextmanager
+    async def moving(self, sid: str, end: float) -> AsyncIterator[None]:
+        """Be the only one, of all processes, who moves a session to another id.
+
+        ``end`` is when to give up, on the loop's clock, with `StoreError`.
+        """
+        key, token = _MOVING + sid, secrets.token_bytes(8)
+        while not (await self._store.swap(key, None, token, _MOVING_TTL))[0]:
+            if asyncio.get_running_loop().time() > end:
+                raise StoreError("this session is being moved by another process, which does not come to an end")
+            await asyncio.sleep(0.01)
+        try:
+            yield
+        finally:
+            await self._store.swap(key, token, None, 1)
+
+    # --- tickets ------------------------------------------------------------------------------------------------------
+
+    async def issue(self, ticket: Ticket) -> str:
+        """The text of a ticket, good once and for ``SessionOptions.renew_grace`` seconds."""
+        text = secrets.token_urlsafe(24)
+        record = json.dumps({"from": ticket.old, "to": ticket.new}).encode()
+        await self._store.swap(self._ticket_key(text), None, record, self._options.renew_grace)
+        return text
+
+    async def ticket(self, text: str) -> Ticket | None:
+        """What a ticket is good for, or ``None`` if it is for nothing; it is not used up."""
+        record = await self._store.get(self._ticket_key(text))
+        if record is None:
+            return None
+        fields = json.loads(record)
+        return Ticket(fields["from"], fields["to"])
+
+    async def use(self, text: str) -> bool:
+        """Use a ticket up; of several who try at the same time, one hears ``True``."""
+        return await self._store.delete(self._ticket_key(text))
+
+    @staticmethod
+    def _ticket_key(text: str) -> str:
+        # Whoever sees the store's keys learns no ticket.
+        return _TICKET + hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+    # --- a user's sessions --------------------------------------------------------------------------------------------
+
+    async def add_session(self, user_id: str | int, sid: str) -> None:
+        """Put a session into the index of its user, unless this process has done so lately."""
+        key, now = _USER + str(user_id), self._clock()
+        if self._indexed.get((key, sid), 0) > now - self._options.max_age / 2:
+            return
+        text = await self._store.get(key)
+        made = False
+        while not made:
+            sids = [*(known for known in self._sids(text) if known != sid), sid]
+            made, text = await self._store.swap(key, text, json.dumps(sids).encode(), self._index_ttl())
+        while len(self._indexed) >= _REMEMBERED:
+            del self._indexed[next(iter(self._indexed))]
+        self._indexed[key, sid] = now
+
+    async def sessions_of(self, user_id: str | int) -> list[str]:
+        """The ids in a user's index; some of them may be dead."""
+        return self._sids(await self._store.get(_USER + str(user_id)))
+
+    async def remove_sessions(self, user_id: str | int, dead: Sequence[str]) -> None:
+        """Take dead ids out of a user's index."""
+        key = _USER + str(user_id)
+        text = await self._store.get(key)
+        made = False
+        while not made:
+            kept = [sid for sid in self._sids(text) if sid not in dead]
+            new = json.dumps(kept).encode() if kept else None
+            made, text = await self._store.swap(key, text, new, self._index_ttl())
+
+    def _index_ttl(self) -> int:
+        # Longer than any session that is in it and not seen again: an entry is renewed at half of max_age.
+        return 2 * self._options.max_age
+
+    @staticmethod
+    def _sids(text: bytes | None) -> list[str]:
+        sids = json.loads(text) if text is not None else []
+        return [sid for sid in sids if isinstance(sid, str)]

@@ -1,0 +1,426 @@
+"""All sessions of an application: find, renew and end them."""
+
+import asyncio
+import inspect
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeVar
+
+from sstream.errors import ConfigurationError, SessionGone, StoreError
+from sstream.session import cookie, express
+from sstream.session.commits import Commits, announced_move, log_name
+from sstream.session.copies import Copy, SessionSocket
+from sstream.session.options import SessionOptions
+from sstream.session.records import Fate, Ticket
+from sstream.session.session import BOOKKEEPING, USER_ID, Session
+from sstream.session.store import SessionStore
+
+__all__ = ["Sessions"]
+
+T = TypeVar("T")
+
+_log = logging.getLogger("sstream.session")
+
+
+class Sessions:
+    """The session registry of one process.
+
+    Args:
+        store: Where the texts are.
+        options: How sessions live.
+        deadline: Seconds that a save may take with all its retries; ``None`` for no bound.
+        clock: Unix time in seconds.
+    """
+
+    def __init__(
+        self,
+        store: SessionStore,
+        options: SessionOptions,
+        *,
+        deadline: float | None = 1.0,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.store = store
+        self.options = options
+        self._clock = clock
+        self._commits = Commits(store, options, deadline, clock)
+        self._records = self._commits.records
+        self._copies = self._commits.copies
+        self._handovers: dict[str, asyncio.Task[None]] = {}  # sid -> ends its grace time
+
+    # --- getting sessions ---------------------------------------------------------------------------------------------
+
+    def new(self, *, is_https: bool = False) -> Session:
+        """A session with a fresh id and nothing in it; nothing is stored until it is saved."""
+        session = Session(self, self._new_sid())
+        session.is_https = is_https
+        return session
+
+    def _new_sid(self) -> str:
+        sid = self.options.genid()
+        if not cookie.is_sid(sid):
+            raise ConfigurationError(
+                f"genid gave {sid!r}, which is no session id; legal are 1 to 256 letters, digits and _.~:+/=@,-"
+            )
+        return sid
+
+    async def create(self, data: Mapping[str, Any] | None = None, *, user_id: str | int | None = None) -> Session:
+        """A stored session with ``data`` in it, for scripts and tests; `cookie_value` gives it to a browser."""
+        session = self.new()
+        session.update(data or {})
+        session.put_own(USER_ID, user_id)
+        await self._commits.commit(session, session.changes())
+        return session
+
+    async def get(self, sid: str) -> Session | None:
+        """The stored session of this id, or ``None`` if there is none, or none that can be read.
+
+        Raises:
+            StoreError: The store did not answer.
+        """
+        text = await self.store.get(self._commits.key_of(sid))
+        parts = self._commits.split(sid, text) if text is not None else None
+        if text is None or parts is None:
+            return None
+        session = Session(self, sid, text, parts)
+        return session if await self._admit(session) else None
+
+    async def _admit(self, session: Session) -> bool:
+        announced = announced_move(session.bookkeeping)
+        if announced is not None and announced[1] <= self._clock():
+            # Its grace time is over, and the process that was to end it did not live to do it.
+            await self._hand_over(session.id)
+            return False
+        if self._commits.ttl(session) <= 0:
+            await self.end(session.id, "expired")  # Express has let it live longer than it may
+            return False
+        await self._commits.index(session)
+        return True
+
+    def sid_of(self, cookie_header: str) -> str | None:
+        """The id that a Cookie header carries under our signature, else ``None``.
+
+        Two different cookies of our name are as good as none: a neighbouring host may have planted one of them, and
+        which comes first is its choice (RFC 6265, 8.6).
+        """
+        values = set(cookie.find(cookie_header, self.options.name))
+        return cookie.decode(values.pop(), self.options.secrets) if len(values) == 1 else None
+
+    def cookie_fields(self, session: Session) -> dict[str, Any]:
+        """The attributes of the cookie that a page sends now, in Express's names; its time begins now."""
+        return self._commits.renew_expiry(session.cookie)
+
+    def cookie_value(self, session: Session) -> str:
+        """What the session's cookie has as its value, signed and encoded."""
+        return cookie.encode(session.id, self.options.secrets)
+
+    # --- the keeper of a session --------------------------------------------------------------------------------------
+
+    def new_cookie(self, session: Session) -> dict[str, Any]:
+        """The ``cookie`` object of a session that has none yet."""
+        return self._commits.new_cookie(session)
+
+    def lifetime(self, session: Session) -> int:
+        """Seconds the session may lie idle where it has no lifetime of its own."""
+        return self.options.max_age
+
+    async def save(self, session: Session) -> None:
+        """Store what has changed in ``session``; see `Session.save`."""
+        changes = session.changes()
+        if changes:
+            await self._commits.commit(session, changes)
+
+    async def store_new(self, session: Session) -> None:
+        """Store a session that nothing was written to."""
+        await self._commits.commit(session, session.changes())
+
+    async def reload(self, session: Session) -> None:
+        """Read ``session`` anew; see `Session.reload`."""
+        session.rollback()
+        if session.is_new:
+            return
+        await self._commits.read_into(session)
+
+    async def touch(self, session: Session) -> None:
+        """Let ``session`` begin its idle time anew."""
+        if not session.is_new:
+            await self.store.touch(self._commits.key_of(session.id), self._commits.ttl(session))
+
+    async def destroy(self, session: Session) -> None:
+        """End ``session``; see `Session.destroy`."""
+        session.rollback()
+        if not session.is_new:
+            await self.end(session.id, "destroyed")
+            session.mark_gone()
+
+    async def transact(self, session: Session, change: Callable[[Session], T | Awaitable[T]]) -> T:
+        """Read, change and write as one step; see `Session.transact`."""
+        end = self._commits.time_limit()
+        while True:
+            scratch = Session(self, session.id, *session.snapshot())
+            scratch.is_https = session.is_https
+            if not session.is_new:
+                await self._commits.read_into(scratch)
+            result = change(scratch)
+            value: T = await result if inspect.isawaitable(result) else result
+            changes = scratch.changes()
+            if not changes or await self._commits.commit(scratch, changes, retry=False, by=session.owner):
+                if scratch.id != session.id:
+                    session.follow(scratch.id)
+                text, parts = scratch.snapshot()
+                if text is not None:
+                    session.rebase(text, parts)
+                return value
+            self._commits.check_time(end)
+
+    # --- open sockets -------------------------------------------------------------------------------------------------
+
+    async def open(self, socket: SessionSocket, sid: str) -> Session | None:
+        """The stored session of this id as ``socket``'s own copy, kept coherent from now on; ``None`` if unknown.
+
+        Raises:
+            StoreError: The store did not answer.
+        """
+        copy = await self._copies.join(socket, sid)
+        if copy is None:
+            return None
+        session = Session(self, sid, copy.text, copy.parts)
+        session.owner = socket
+        if await self._admit(session):
+            return session
+        self._copies.leave(socket, sid)
+        return None
+
+    async def attach(self, socket: SessionSocket, session: Session) -> None:
+        """Keep the copy of a ``session`` coherent that was first stored on ``socket``."""
+        if await self._copies.join(socket, session.id) is None:
+            session.mark_gone()
+            raise SessionGone("this session was ended in the meantime")
+        session.owner = socket
+        self._copies.catch_up(session)
+
+    def detach(self, socket: SessionSocket) -> None:
+        """Forget ``socket``; nothing is stored."""
+        self._copies.leave(socket, socket.session.id)
+
+    def count_sockets(self, sid: str) -> int:
+        """How many sockets of this process have the session of this id."""
+        return self._copies.count(sid)
+
+    def snapshot_of(self, session: Session) -> Session:
+        """A session like the one a socket has, as it is stored."""
+        copy = self._copies.get(session.id)
+        text, parts = session.snapshot() if copy is None else (copy.text, copy.parts)
+        return Session(self, session.id, text, parts)
+
+    def copy_of(self, session: Session) -> Copy | None:
+        """What this process knows of a session that a socket has open."""
+        return self._copies.get(session.id)
+
+    def catch_up(self, session: Session) -> None:
+        """Bring a socket's copy to what this process knows, without asking the store."""
+        self._copies.catch_up(session)
+
+    async def refresh(self, session: Session) -> None:
+        """Make a socket's copy the newest there is; see `Copies.refresh`."""
+        await self._copies.refresh(session)
+
+    # --- the end ------------------------------------------------------------------------------------------------------
+
+    async def end(self, sid: str, reason: str = "ended") -> bool:
+        """End the session of this id and close every socket of it, on every process; was there one?
+
+        Raises:
+            StoreError: The store did not answer.
+        """
+        noted, removed = await asyncio.gather(
+            self._records.note_fate(sid, Fate(reason=reason)),
+            self.store.delete(self._commits.key_of(sid)),
+            return_exceptions=True,
+        )
+        if isinstance(removed, BaseException):
+            raise removed
+        if isinstance(noted, BaseException) and not isinstance(noted, StoreError):
+            raise noted  # a full store may refuse the note; the other processes then call the session expired
+        self._copies.end(sid, reason)
+        return removed
+
+    async def of_user(self, user_id: str | int) -> list[Session]:
+        """The stored sessions of a user who logged in by `Session.set_user_id`.
+
+        A login by Express counts from the first time that sstream has seen the session.
+        """
+        sids = await self._records.sessions_of(user_id)
+        found = await asyncio.gather(*map(self.get, sids))
+        sessions = [session for session in found if session is not None and str(session.user_id) == str(user_id)]
+        alive = {session.id for session in sessions}
+        if dead := [sid for sid in sids if sid not in alive]:
+            await self._records.remove_sessions(user_id, dead)
+        return sessions
+
+    async def end_all(self, user_id: str | int, keep: Session | str | None = None) -> int:
+        """End every session of a user but ``keep`` (a session or its id); returns how many."""
+        kept = keep.id if isinstance(keep, Session) else keep
+        ended = [self.end(session.id) for session in await self.of_user(user_id) if session.id != kept]
+        return sum(await asyncio.gather(*ended))
+
+    # --- renewing the id ----------------------------------------------------------------------------------------------
+
+    async def renew(self, session: Session, *, empty: bool) -> None:
+        """Give ``session`` a new id, with its data or ``empty``; see `Session.renew_id`."""
+        if empty:
+            session.rollback()
+            for key in list(session):
+                session.put_own(key, None)
+        changes = session.changes()
+        if empty and self.options.absolute_max_age is not None:
+            changes[BOOKKEEPING] = self._commits.birth()
+        if session.is_new:
+            # Nobody has seen this id: there is nothing to renew.
+            if changes:
+                await self._commits.commit(session, changes)
+            return
+        if session.owner is None or not session.is_in_browser:
+            if changes:
+                await self._commits.commit(session, changes)
+            await self._move(session, self._new_sid())
+            return
+        await self._announce(session, changes)
+
+    async def _announce(self, session: Session, changes: Mapping[str, bytes | None]) -> None:
+        """Save ``changes``, and let the browser of a socket fetch a new id; then, or after the grace time, it moves."""
+        new = self._new_sid()
+        ticket = await self._records.issue(Ticket(session.id, new))
+        books = express.decode_value(changes.get(BOOKKEEPING) or b"null") or session.bookkeeping
+        books = {**books, "moves": {"to": new, "by": self._clock() + self.options.renew_grace}}
+        await self._commits.commit(session, {**changes, BOOKKEEPING: express.encode_value(BOOKKEEPING, books)})
+        session.owner.session_offered(ticket)
+        self._await_handover(session.id)
+
+    def _await_handover(self, sid: str) -> None:
+        async def wait() -> None:
+            await asyncio.sleep(self.options.renew_grace)
+            try:
+                await self._hand_over(sid)
+            except SessionGone:
+                pass  # it ended first
+            except StoreError as error:
+                _log.warning("session %s keeps its old id a little longer: %s", log_name(sid), error)
+            finally:
+                self._handovers.pop(sid, None)
+
+        if (pending := self._handovers.pop(sid, None)) is not None:
+            pending.cancel()
+        self._handovers[sid] = asyncio.get_running_loop().create_task(wait())
+
+    async def introduce(self, session: Session) -> str:
+        """A ticket for a session that was first stored on a socket and that no browser's cookie knows yet."""
+        return await self._records.issue(Ticket(None, session.id))
+
+    async def trade(self, ticket: str, sid: str | None) -> Session | None:
+        """The session whose cookie the browser gets for ``ticket``, or ``None`` if it gets none.
+
+        Args:
+            ticket: What the socket was given.
+            sid: The id in the browser's present cookie.
+        """
+        found = await self._records.ticket(ticket)
+        if found is None:
+            return None
+        # A ticket belongs to its session. One for a socket that came without a session is good only for a browser
+        # that still has none: else a stranger's page could plant a session of its own choice.
+        if found.old is not None:
+            if found.old != sid:
+                return None
+        elif sid is not None and sid != found.new and await self.get(sid) is not None:
+            return None
+        if not await self._records.use(ticket):
+            return None
+        if found.old is not None and not await self._hand_over(found.old, found.new):
+            return None
+        return await self.get(found.new)
+
+    async def _hand_over(self, old: str, new: str | None = None) -> bool:
+        """Move a session to the id that was announced for it, if that is ``new``; is it there now?"""
+        text = await self.store.get(self._commits.key_of(old))
+        if text is None:
+            return new is not None and (await self._records.fate(old)).moved_to == new
+        session = Session(self, old, text, self._commits.split_or_raise(old, text))
+        announced = announced_move(session.bookkeeping)
+        if announced is None or new not in {None, announced[0]}:
+            return False
+        await self._move(session, announced[0])
+        return True
+
+    async def _move(self, session: Session, new: str) -> None:
+        """Move a stored session to the id ``new``; the old one is dead afterwards, everywhere.
+
+        It takes no more of the store than compare-and-set of single keys, so it works on a cluster. Should this process
+        die in between, the session is whole under one of the two ids.
+        """
+        end = self._commits.time_limit()
+        while True:
+            old = session.id
+            # One at a time: of two who move the same session, the later finds it gone and follows it.
+            async with self._records.moving(old, end):
+                text = await self.store.get(self._commits.key_of(old))
+                if text is not None:
+                    await self._move_text(session, text, new, end)
+                    return
+            await self._commits.follow(session)
+            if session.id == new:
+                return
+            self._commits.check_time(end)
+
+    async def _move_text(self, session: Session, text: bytes, new: str, end: float) -> None:
+        old = session.id
+        placed: bytes | None = None
+        while True:
+            parts = _without_move(self._commits.split_or_raise(old, text))
+            moved = express.join(parts)
+            made, stored = await self.store.swap(self._commits.key_of(new), placed, moved, self._commits.ttl_of(parts))
+            if not made:
+                placed = stored  # left by a process that died while it moved this session
+                self._commits.check_time(end)
+                continue
+            placed = moved
+            await self._records.note_fate(old, Fate(moved_to=new))
+            with self._copies.doubting(old):
+                made, stored = await self.store.swap(self._commits.key_of(old), text, None, 1)
+            if made:
+                break
+            if stored is None:
+                await self.store.delete(self._commits.key_of(new))
+                await self._records.note_fate(old, Fate(reason="ended"))
+                session.mark_gone()
+                self._copies.end(old, "ended")
+                raise SessionGone("this session was ended while its id was renewed")
+            text = stored
+            self._commits.check_time(end)
+        session.follow(new)
+        session.rebase(moved, parts)
+        session.is_in_browser = False
+        if (pending := self._handovers.pop(old, None)) is not None and pending is not asyncio.current_task():
+            pending.cancel()
+        self._copies.move(old, new)
+        await self._commits.index(session)
+
+    # --- life ---------------------------------------------------------------------------------------------------------
+
+    async def close(self) -> None:
+        """Stop what runs in the background; the store is not closed."""
+        handovers = list(self._handovers.values())
+        for task in handovers:
+            task.cancel()
+        await asyncio.gather(*handovers, return_exceptions=True)
+        await self._copies.close()
+
+
+def _without_move(parts: Mapping[str, bytes]) -> dict[str, bytes]:
+    """The parts of a session that has moved: of the bookkeeping, its birth alone."""
+    kept = dict(parts)
+    books = express.decode_value(kept.pop(BOOKKEEPING, b"{}"))
+    if isinstance(books, dict) and "born" in books:
+        kept[BOOKKEEPING] = express.encode_value(BOOKKEEPING, {"born": books["born"]})
+    return kept

@@ -1,0 +1,1 @@
+"""Sessions shared with an Express application, an unmodified express-session with connect-redis."""

@@ -1,0 +1,631 @@
+"""Answer the calls of one socket: payload in, exactly one reply out for each call.
+
+A ``def`` method is answered inside of ``receive``. An ``async def`` method takes its first step there as well, and
+becomes a task only if it waits. In flight is what waits: it has a deadline, can be cancelled, ends with its
+socket unless it is detached, and is bounded.
+"""
+
+import asyncio
+import contextvars
+import inspect
+import itertools
+import logging
+import math
+import re
+import sys
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Final, Protocol
+
+import msgspec
+from msgspec import Raw
+
+from sstream.errors import (
+    CANCELLED,
+    INTERNAL_ERROR,
+    INVALID_PARAMS,
+    INVALID_REQUEST,
+    METHOD_NOT_FOUND,
+    SESSION_GONE,
+    TIMEOUT,
+    TOO_MANY,
+    UNAVAILABLE,
+    BrokerError,
+    RPCError,
+    SessionGone,
+    StoreError,
+)
+from sstream.limits import Limits
+from sstream.rpc.codec import (
+    DECODE_ERRORS,
+    ENCODE_ERRORS,
+    SMALL,
+    BadMessage,
+    Bounds,
+    CallMessage,
+    CancelMessage,
+    Codec,
+    CreditMessage,
+    Meta,
+    Notification,
+    ReplyMessage,
+)
+from sstream.rpc.middleware import Request
+from sstream.rpc.registry import CHAIN, COROUTINE, PLAIN, SESSION, Entry, Registry
+from sstream.rpc.runner import Deadlines, Pool, Runner
+
+__all__ = ["Calls", "Handler", "drain_detached", "traceparent"]
+
+_log = logging.getLogger("sstream.rpc")
+
+# The W3C trace context that came with the call that is running, or None.
+traceparent: contextvars.ContextVar[str | None] = contextvars.ContextVar("traceparent", default=None)
+
+# W3C Trace Context, 3.2: version, trace id, parent id, flags.
+_TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+# Items of a stream that a client may ask for ahead.
+_MOST_CREDIT: Final = 65536
+
+# Calls that outlived their sockets: nobody else holds them.
+_detached: set["_Call"] = set()
+
+
+class Handler(Protocol):
+    """What the dispatcher needs of a socket's handler."""
+
+    @property
+    def id(self) -> str:
+        """The socket's id, for the log."""
+
+    def session_now(self) -> Any:
+        """Get the session if it may be used at once, else None."""
+
+    def session_settled(self) -> bool:
+        """Tell whether the call that used ``session_now`` left nothing to be stored."""
+
+    async def session_commit(self) -> None:
+        """Store what that call changed."""
+
+    def session_drop(self) -> None:
+        """Forget what that call changed: it raised."""
+
+    def session_turn(self) -> AbstractAsyncContextManager[Any]:
+        """Wait for the turn, load the session, commit at the end, or drop the changes on an exception."""
+
+
+class _Call(msgspec.Struct, eq=False, weakref=True):
+    """One call that has to wait; it hears from its runner how it went."""
+
+    calls: "Calls"
+    entry: Entry
+    id: int | str | None
+    timeout: float | None
+    answered: bool = False
+    credit: int = 0
+    wanted: asyncio.Future[None] | None = None  # there while the stream waits for credit
+    task: asyncio.Task[None] | None = None
+    deadlines: Deadlines | None = None
+    timer: asyncio.TimerHandle | None = None
+
+    def returned(self, result: Any) -> None:
+        try:
+            if not self.answered:
+                self.calls._reply(self.id, self.entry, result)
+        finally:
+            self.calls._ended(self)
+
+    def raised(self, error: BaseException) -> None:
+        try:
+            if not self.answered:
+                self.calls._failed(self.id, self.entry, error)
+            elif not isinstance(error, asyncio.CancelledError | RPCError):
+                # Answered at its deadline, or its socket is gone: what went wrong since then is only for the log.
+                self.calls._failed(None, self.entry, error)
+        finally:
+            self.calls._ended(self)
+
+    def expire(self) -> None:
+        self.calls._cut(self, TIMEOUT, "timeout")
+
+    async def stream(self, items: AsyncGenerator[Any, Any]) -> None:
+        """Send the items, each when it was asked for; at most one is made ahead."""
+        calls = self.calls
+        try:
+            async for item in items:
+                if not self.credit:
+                    await calls._credit(self)
+                self.credit -= 1
+                if not self.answered:
+                    calls._send(calls._encode((4, self.id, item)))
+        finally:
+            await items.aclose()
+
+
+class Calls:
+    """The calls of one socket, both ways.
+
+    Args:
+        handler: The socket's handler; methods are called on it.
+        registry: The methods of its class.
+        codec: The subprotocol that was agreed on.
+        limits: ``depth``, ``message_size``, ``calls_in_flight`` and ``call_timeout`` are kept here.
+        send: Queues one payload; it must not block, and may be called within ``receive``.
+        pause: Stops reading from the socket, if given: too many calls are in flight. What was read already may
+            still be handed to ``receive``.
+        resume: Reads on. Both may be called when that is how things are already.
+
+    Without ``pause`` calls past the bound are refused with 4029.
+    """
+
+    __slots__ = (
+        "_asked",
+        "_bounds",
+        "_by_id",
+        "_call_timeout",
+        "_codec",
+        "_decode",
+        "_encode",
+        "_entries",
+        "_flight",
+        "_handler",
+        "_held",
+        "_ids",
+        "_is_closed",
+        "_is_deaf",
+        "_is_letting_go",
+        "_most",
+        "_on_client",
+        "_pause",
+        "_pool",
+        "_resume",
+        "_send",
+        "_targets",
+    )
+
+    def __init__(
+        self,
+        handler: Any,
+        registry: Registry,
+        codec: Codec,
+        limits: Limits,
+        send: Callable[[bytes | str], object],
+        *,
+        pause: Callable[[], object] | None = None,
+        resume: Callable[[], object] | None = None,
+    ) -> None:
+        self._handler = handler
+        self._codec = codec
+        self._bounds = Bounds.of(limits.depth, limits.message_size)
+        table = registry.table(codec, self._bounds, limits.call_timeout)
+        self._entries = table.entries
+        self._decode = table.decode_call
+        self._encode = codec.encode
+        self._send = send
+        self._call_timeout = limits.call_timeout
+        self._most = sys.maxsize if limits.calls_in_flight is None else limits.calls_in_flight
+        self._pause = pause
+        self._resume = resume
+        self._pool = Pool.enter()
+        self._is_closed = False
+        # Deaf is who is closed, or has too many calls in flight; the latter holds what it hears.
+        self._is_deaf = False
+        self._held: list[bytes | str] | None = None
+        self._is_letting_go = False
+        self._targets: dict[type, Any] = {}
+        # Invariant: a call is in _flight from the moment that it first waits until its coroutine has ended, and
+        # in _by_id for as long as, moreover, it has not been answered.
+        self._flight: dict[_Call, None] = {}
+        self._by_id: dict[int | str, _Call] = {}
+        # How many calls in flight wait for the client itself: for an answer, or for credit.
+        self._on_client = 0
+        self._ids = itertools.count(1)
+        self._asked: dict[int | str, asyncio.Future[Any]] = {}
+
+    # From the socket
+
+    def receive(self, payload: bytes | str) -> None:
+        """Take one message. Replies leave by ``send``, at once or later; hostile input gets an error reply."""
+        if self._is_deaf:
+            if self._held is not None:
+                self._held.append(payload)
+            return
+        # Common case first: a call without meta of a method without middleware.
+        try:
+            _, call_id, name, params = self._decode(payload)
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError, TypeError):
+            self._receive_other(payload)
+            return
+        entry = self._entries[name]
+        kind = entry.kind
+        if (
+            kind == CHAIN
+            or len(payload) > SMALL
+            or call_id in self._by_id
+            or (kind and len(self._flight) >= self._most)
+        ):
+            self._call(payload, entry, call_id, name, params, None)
+            return
+        try:
+            arguments = entry.decode(params)
+        except DECODE_ERRORS as error:
+            self._refuse(call_id, INVALID_PARAMS, entry.method.explain(error))
+            return
+        try:
+            target = self._handler if entry.owner is None else self._target(entry.owner)
+            if not kind:
+                result = entry.invoke(target, arguments)
+            elif kind == COROUTINE:
+                result = self._pool.run(entry.invoke(target, arguments))
+            else:
+                result = self._run_with_session(entry, call_id, target, arguments, None)
+        except (Exception, asyncio.CancelledError) as error:
+            # Anything at all: the method is the user's.
+            self._failed(call_id, entry, error)
+            return
+        if type(result) is Runner:
+            self._keep(_Call(self, entry, call_id, entry.timeout), result)
+            return
+        try:
+            reply = self._encode((1, call_id, None, result))
+        except ENCODE_ERRORS as error:
+            self._cannot_encode(call_id, entry, result, error)
+            return
+        self._send(reply)
+
+    def close(self) -> None:
+        """The socket is gone: calls in flight are cancelled, but for the detached ones; nothing is sent any more."""
+        if self._is_closed:
+            return
+        self._is_closed = self._is_deaf = True
+        self._held = None
+        self._send = _nowhere
+        for answer in self._asked.values():
+            if not answer.done():
+                answer.set_exception(RPCError(UNAVAILABLE, "the socket is closed"))
+        self._asked.clear()
+        self._by_id.clear()
+        for call in list(self._flight):
+            self._cut_off(call)
+        if not self._flight:
+            self._pool.leave()
+
+    async def drain(self) -> None:
+        """Wait for the calls in flight, and those that waited for them; the caller bounds the time."""
+        while self._flight:
+            await asyncio.wait({call.task for call in self._flight if call.task is not None})
+            # Held messages go on in a callback that was queued before this.
+            await asyncio.sleep(0)
+
+    @property
+    def in_flight(self) -> int:
+        """How many calls are waiting for something."""
+        return len(self._flight)
+
+    # To the browser
+
+    async def call(self, method: str, *params: Any, timeout: float | None = None) -> Any:
+        """Call a function that the browser exposes, and get its result.
+
+        Args:
+            timeout: Seconds to wait, if not the application's ``call_timeout``.
+
+        Raises:
+            RPCError: What the browser answered; 4000, it did not in time; 4050, the socket is closed.
+        """
+        if self._is_closed:
+            raise RPCError(UNAVAILABLE, "the socket is closed")
+        call_id = next(self._ids)
+        payload = self._encode((0, call_id, method, params))
+        answer = self._asked[call_id] = self._pool.loop.create_future()
+        self._send(payload)
+        if timeout is None:
+            timeout = self._call_timeout
+        self._client_is_asked()
+        try:
+            async with asyncio.timeout(timeout):
+                return await answer
+        except TimeoutError:
+            raise RPCError(TIMEOUT, f"the browser did not answer {method!r} in time") from None
+        finally:
+            self._on_client -= 1
+            if self._asked.pop(call_id, None) is not None:
+                self._send(self._encode((3, call_id)))
+
+    # One message
+
+    def _receive_other(self, payload: bytes | str) -> None:
+        try:
+            message = self._codec.decode(payload)
+        except BadMessage as error:
+            self._send(self._encode((1, error.id, (error.code, error.message, None), None)))
+            return
+        match message:
+            case CallMessage(id=call_id, method=name, params=params, meta=meta):
+                self._call(payload, self._entries.get(name), call_id, name, params, meta)
+            case Notification(method=name, params=params, meta=meta):
+                self._call(payload, self._entries.get(name), None, name, params, meta)
+            case CancelMessage(id=call_id):
+                if call := self._by_id.get(call_id):
+                    self._cut(call, CANCELLED, "cancelled")
+            case CreditMessage(id=call_id, n=n):
+                if call := self._by_id.get(call_id):
+                    call.credit = min(call.credit + n, _MOST_CREDIT)
+                    if call.wanted is not None and not call.wanted.done():
+                        call.wanted.set_result(None)
+            case ReplyMessage(id=call_id):
+                # A reply that nobody waits for is late: the call has timed out.
+                answer = self._asked.pop(call_id, None)
+                if answer is not None and not answer.done():
+                    self._answer(answer, message)
+
+    def _answer(self, answer: asyncio.Future[Any], message: ReplyMessage) -> None:
+        try:
+            error = self._codec.decode_value(message.error, self._bounds, 1)
+            result = self._codec.decode_value(message.result, self._bounds, 1)
+        except DECODE_ERRORS:
+            answer.set_exception(RPCError(INVALID_REQUEST, "the browser's answer cannot be read"))
+            return
+        match error:
+            case None:
+                answer.set_result(result)
+            case [int(code), str(text), *data]:
+                answer.set_exception(RPCError(code, text, data[0] if data else None))
+            case _:
+                answer.set_exception(RPCError(INTERNAL_ERROR, "the browser answered with an error", error))
+
+    def _call(
+        self,
+        payload: bytes | str,
+        entry: Entry | None,
+        call_id: int | str | None,
+        name: str,
+        params: Raw,
+        meta: Meta | None,
+    ) -> None:
+        if entry is None:
+            self._refuse(call_id, METHOD_NOT_FOUND, f"method not found: {name[:100]}")
+            return
+        if call_id is None and entry.is_stream:
+            return  # nobody could ask for its items
+        if call_id in self._by_id:
+            self._refuse(call_id, INVALID_REQUEST, "invalid request: a call with this id is in flight")
+            return
+        if entry.kind and len(self._flight) >= self._most:
+            self._hold(payload, call_id)
+            return
+        timeout = entry.timeout
+        if meta is not None and meta.timeout is not None:
+            if not 0 < meta.timeout < math.inf:
+                self._refuse(call_id, INVALID_REQUEST, "invalid request: timeout must be more than 0 seconds")
+                return
+            timeout = meta.timeout if timeout is None else min(timeout, meta.timeout)
+        try:
+            if len(payload) > SMALL:
+                self._codec.check_count(bytes(params), self._bounds)
+            arguments = entry.decode(params)
+        except DECODE_ERRORS as error:
+            self._refuse(call_id, INVALID_PARAMS, entry.method.explain(error))
+            return
+        trace = meta.traceparent if meta is not None else None
+        if trace is None or not _TRACEPARENT.fullmatch(trace):
+            self._start(entry, call_id, arguments, timeout, meta)
+            return
+        token = traceparent.set(trace)
+        try:
+            self._start(entry, call_id, arguments, timeout, meta)
+        finally:
+            traceparent.reset(token)
+
+    def _start(
+        self, entry: Entry, call_id: int | str | None, arguments: Any, timeout: float | None, meta: Meta | None
+    ) -> None:
+        call = _Call(self, entry, call_id, timeout)
+        try:
+            target = self._handler if entry.owner is None else self._target(entry.owner)
+            if entry.kind == PLAIN:
+                result = entry.invoke(target, arguments)
+            elif entry.kind == COROUTINE:
+                result = self._pool.run(entry.invoke(target, arguments))
+            elif entry.kind == SESSION:
+                result = self._run_with_session(entry, call_id, target, arguments, meta)
+            else:
+                request = self._request(entry, call_id, target, arguments, meta)
+                request.stream = call.stream
+                result = self._pool.run(entry.chain(request))
+        except (Exception, asyncio.CancelledError) as error:
+            self._failed(call_id, entry, error)
+            return
+        if type(result) is Runner:
+            self._keep(call, result)
+        else:
+            self._reply(call_id, entry, result)
+
+    def _run_with_session(
+        self, entry: Entry, call_id: int | str | None, target: Any, arguments: Any, meta: Meta | None
+    ) -> Any:
+        handler = self._handler
+        if handler.session_now() is None:
+            return self._pool.run(entry.chain(self._request(entry, call_id, target, arguments, meta)))
+        # The session is at hand and nobody waits for it: no turn, and no task unless there is something to be stored.
+        try:
+            result = entry.invoke(target, arguments)
+        except BaseException:
+            handler.session_drop()
+            raise
+        if handler.session_settled():
+            return result
+        return self._pool.run(_commit(handler, result))
+
+    def _request(
+        self, entry: Entry, call_id: int | str | None, target: Any, arguments: Any, meta: Meta | None
+    ) -> Request:
+        return Request(entry.name, list(arguments), self._handler, call_id, meta, time.time(), target)
+
+    # Calls in flight
+
+    def _keep(self, call: "_Call", runner: Runner) -> None:
+        runner.job = call
+        call.task = runner.task
+        self._flight[call] = None
+        if self._is_closed:
+            # By its own first step.
+            if len(self._flight) == 1:
+                self._pool = Pool.enter()
+            self._cut_off(call)
+            return
+        if call.id is not None:
+            self._by_id[call.id] = call
+        if call.timeout is None:
+            return
+        if call.timeout == call.entry.timeout:
+            call.deadlines = self._pool.deadlines(call.timeout)
+            call.deadlines.add(call)
+        else:
+            call.timer = self._pool.loop.call_later(call.timeout, call.expire)
+
+    def _ended(self, call: "_Call") -> None:
+        del self._flight[call]
+        self._forget(call)
+        if call.deadlines is not None:
+            call.deadlines.discard(call)
+        if call.timer is not None:
+            call.timer.cancel()
+        if self._held is not None:
+            self._let_go()
+        if self._is_closed:
+            _detached.discard(call)
+            if not self._flight:
+                self._pool.leave()
+
+    def _forget(self, call: "_Call") -> None:
+        # The id may be in use again, by a call that came after this one was answered.
+        if call.id is not None and self._by_id.get(call.id) is call:
+            del self._by_id[call.id]
+
+    def _cut(self, call: "_Call", code: int, message: str) -> None:
+        """Answer a call before its end, and cancel it: how long it takes to notice is its own affair."""
+        if not call.answered:
+            self._refuse(call.id, code, message)
+            call.answered = True
+            self._forget(call)
+        assert call.task is not None
+        call.task.cancel()
+
+    def _cut_off(self, call: "_Call") -> None:
+        call.answered = True
+        if call.entry.detached:
+            _detached.add(call)
+        else:
+            assert call.task is not None
+            call.task.cancel()
+
+    def _hold(self, payload: bytes | str, call_id: int | str | None) -> None:
+        # A call that waits for the client would wait for ever if what the client says remained unread.
+        if self._pause is None or self._on_client:
+            self._refuse(call_id, TOO_MANY, f"too many calls in flight: at most {self._most}")
+            return
+        self._held = [payload]
+        self._is_deaf = True
+        self._pause()
+
+    def _client_is_asked(self) -> None:
+        self._on_client += 1
+        if self._held is not None:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        # Not in the stack, nor in the context, of the call that made room.
+        if not self._is_letting_go:
+            self._is_letting_go = True
+            self._pool.loop.call_soon(self._take_held, context=contextvars.Context())
+
+    def _take_held(self) -> None:
+        self._is_letting_go = False
+        held, self._held = self._held or [], None
+        self._is_deaf = self._is_closed
+        for position, payload in enumerate(held):
+            self.receive(payload)
+            if self._hold_further(held[position + 1 :]):
+                return
+        if self._resume is not None:
+            self._resume()
+
+    def _hold_further(self, payloads: list[bytes | str]) -> bool:
+        if self._held is not None:
+            self._held += payloads
+        return self._is_deaf
+
+    # Streams
+
+    async def _credit(self, call: "_Call") -> None:
+        call.wanted = self._pool.loop.create_future()
+        self._client_is_asked()
+        try:
+            await call.wanted
+        finally:
+            self._on_client -= 1
+            call.wanted = None
+
+    # Replies
+
+    def _target(self, owner: type[Any]) -> Any:
+        target = self._targets.get(owner)
+        if target is None:
+            target = self._targets[owner] = owner(self._handler)
+        return target
+
+    def _reply(self, call_id: int | str | None, entry: Entry, result: Any) -> None:
+        if call_id is None:
+            return
+        try:
+            reply = self._encode((1, call_id, None, result))
+        except ENCODE_ERRORS as error:
+            self._cannot_encode(call_id, entry, result, error)
+            return
+        self._send(reply)
+
+    def _refuse(self, call_id: int | str | None, code: int, message: str, data: Any = None) -> None:
+        if call_id is not None:
+            self._send(self._encode((1, call_id, (code, message, data), None)))
+
+    def _cannot_encode(self, call_id: int | str | None, entry: Entry, result: Any, error: Exception) -> None:
+        if inspect.iscoroutine(result):
+            result.close()
+        _log.error("%s gave a %s, which cannot be sent: %s", entry.name, type(result).__name__, error)
+        self._refuse(call_id, INTERNAL_ERROR, "internal error")
+
+    def _failed(self, call_id: int | str | None, entry: Entry, error: BaseException) -> None:
+        match error:
+            case RPCError(code=code, message=message, data=data):
+                try:
+                    self._refuse(call_id, code, message, data)
+                except ENCODE_ERRORS as unknown:
+                    self._cannot_encode(call_id, entry, data, unknown)
+            case SessionGone():
+                self._refuse(call_id, SESSION_GONE, "session gone")
+            case StoreError() | BrokerError():
+                self._refuse(call_id, UNAVAILABLE, "unavailable")
+            case asyncio.CancelledError():
+                self._refuse(call_id, CANCELLED, "cancelled")
+            case _:
+                # Detail stays in the log; the caller may be hostile.
+                trace = traceparent.get()
+                suffix = f", traceparent {trace}" if trace else ""
+                _log.error("%s raised on socket %s%s", entry.name, self._handler.id, suffix, exc_info=error)
+                self._refuse(call_id, INTERNAL_ERROR, "internal error")
+
+
+async def drain_detached() -> None:
+    """Wait for the detached calls whose sockets are gone; the caller bounds the time."""
+    while _detached:
+        await asyncio.wait({call.task for call in _detached if call.task is not None})
+
+
+async def _commit(handler: Any, result: Any) -> Any:
+    await handler.session_commit()
+    return result
+
+
+def _nowhere(_: bytes | str) -> None:
+    """Where replies go when the socket is gone."""

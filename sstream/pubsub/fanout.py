@@ -1,0 +1,161 @@
+"""Hands messages to many sockets in slices, so that the loop stays free for calls."""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol
+
+from sstream.pubsub.message import Message
+
+__all__ = ["FanOut", "Member", "Socket"]
+
+log = logging.getLogger("sstream.pubsub")
+
+HIGH_WATER: Final = 1024  # messages that wait for their slices before the broker is asked to stop reading
+BATCH: Final = 64  # messages that one slice hands to each of its sockets at most
+
+
+class Socket(Protocol):
+    """What the hub needs of a socket; compared by identity."""
+
+    @property
+    def id(self) -> str:
+        """Its name in logs and in its topic ``socket:<id>``."""
+
+    def deliver(self, message: Message) -> None:
+        """Queue an event for the browser. Never waits; may drop the socket from the hub."""
+
+
+class Member:
+    """A socket's place in one topic; ``deliver`` is what happens to a message for it at the moment.
+
+    Whoever changes the place changes ``deliver``: to the socket, into a list while it is catching up, to nowhere when
+    it has left. The loop over ten thousand members then needs no question per member.
+    """
+
+    __slots__ = ("deliver", "socket")
+
+    def __init__(self, socket: Socket) -> None:
+        self.socket = socket
+        self.deliver: Callable[[Message], object] = socket.deliver
+
+
+class _Job:
+    """Messages on their way to the members that the topic had when they came."""
+
+    __slots__ = ("at", "members", "messages")
+
+    def __init__(self, members: Sequence[Member], message: Message) -> None:
+        self.members = members
+        self.messages = [message]
+        self.at = 0
+
+
+class FanOut:
+    """Delivers in order per topic, at most ``slice_size`` sockets in one turn of the loop.
+
+    A topic with few members is served at once, whatever waits for a large one. Messages that come for a large topic
+    before its first slice go out together, so that a socket can send them in one write.
+
+    One socket costs 60 ns here beside its own ``deliver``; 16 messages together 35 ns each
+    (benchmarks/fanout_hub.py).
+    """
+
+    def __init__(self, slice_size: int) -> None:
+        self._slice = slice_size
+        self._allowance = slice_size
+        self._jobs: dict[str, deque[_Job]] = {}
+        self._waiting = 0
+        self._tick_handle: asyncio.Handle | None = None
+        self._room = asyncio.Event()
+        self._room.set()
+
+    @property
+    def full(self) -> bool:
+        return self._waiting >= HIGH_WATER
+
+    async def room(self) -> None:
+        await self._room.wait()
+
+    def send(self, topic: str, members: Sequence[Member], message: Message) -> None:
+        """Hand ``message`` to ``members``, after all that was sent to the same topic before."""
+        if self._tick_handle is None:
+            self._tick_handle = asyncio.get_running_loop().call_soon(self._tick)
+        jobs = self._jobs.get(topic)
+        if jobs is None:
+            if len(members) <= self._allowance:
+                self._allowance -= len(members)
+                _deliver(members, (message,))
+                return
+            jobs = self._jobs[topic] = deque()
+        self._waiting += 1
+        if self._waiting == HIGH_WATER:
+            self._room.clear()
+        if jobs:
+            last = jobs[-1]
+            if last.at == 0 and last.members is members and len(last.messages) < BATCH:
+                last.messages.append(message)
+                return
+        jobs.append(_Job(members, message))
+
+    def close(self) -> None:
+        """Forget what still waits."""
+        self._jobs.clear()
+        self._waiting = 0
+        self._room.set()
+        if self._tick_handle is not None:
+            self._tick_handle.cancel()
+            self._tick_handle = None
+
+    def _tick(self) -> None:
+        self._tick_handle = None
+        self._allowance = self._slice
+        while self._jobs and self._allowance > 0:
+            # One slice of each topic in turn: a second large topic does not wait for the end of the first.
+            topic = next(iter(self._jobs))
+            jobs = self._jobs[topic]
+            more = self._serve(jobs)
+            del self._jobs[topic]
+            if more:
+                self._jobs[topic] = jobs
+        if self._allowance < self._slice and self._tick_handle is None:
+            self._tick_handle = asyncio.get_running_loop().call_soon(self._tick)
+
+    def _serve(self, jobs: deque[_Job]) -> bool:
+        """Deliver one slice of the first job; whether anything is left."""
+        job = jobs[0]
+        end = job.at + self._allowance
+        members = job.members[job.at : end]
+        self._allowance -= len(members)
+        job.at = end
+        if end >= len(job.members):
+            jobs.popleft()
+            self._waiting -= len(job.messages)
+            if self._waiting <= HIGH_WATER // 2:
+                self._room.set()
+        _deliver(members, job.messages)
+        return bool(jobs)
+
+
+def _deliver(members: Sequence[Member], messages: Sequence[Message]) -> None:
+    if len(messages) == 1:
+        # The usual case by itself: 70 to 90 ns for each member instead of 150 (benchmarks/fanout_hub.py).
+        message = messages[0]
+        for member in members:
+            try:
+                member.deliver(message)
+            except Exception as error:
+                _complain(member, error)
+        return
+    for member in members:
+        try:
+            for message in messages:
+                member.deliver(message)
+        except Exception as error:
+            _complain(member, error)
+
+
+def _complain(member: Member, error: Exception) -> None:
+    # One socket's failure is its own: the others must get theirs.
+    log.error("socket %s did not take an event", member.socket.id, exc_info=error)

@@ -1,0 +1,436 @@
+"""The hub of a process: which sockets listen to which topic, and what a topic's sockets have seen of it."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection
+from functools import partial
+from typing import Final
+
+from sstream.errors import BrokerError
+from sstream.pubsub.broker import Broker, Recovery
+from sstream.pubsub.channels import PLAIN, ChannelOptions, History, history_of, options_of
+from sstream.pubsub.fanout import FanOut, Member, Socket
+from sstream.pubsub.message import Message, Position
+from sstream.pubsub.rounds import Rounds
+from sstream.pubsub.topics import channel_of
+
+__all__ = ["Hub"]
+
+log = logging.getLogger("sstream.pubsub")
+
+HELD: Final = 1024  # events that wait in one place while history is being read; more is a gap
+PATIENCE: Final = 10.0  # seconds after which a history that cannot be read is given up: its sockets are told of a gap
+PAUSE: Final = 0.25  # seconds between two attempts
+AT_ONCE: Final = 100  # histories read side by side after an outage
+
+
+class _Log:
+    """Where this process stands in a channel with history."""
+
+    __slots__ = ("held", "history", "overflowed", "position", "recovering")
+
+    def __init__(self, history: History) -> None:
+        self.history = history
+        self.position: Position | None = None  # everything up to here was handed out; None: nothing is known yet
+        self.held: list[Message] | None = []  # what was heard while history is being read; None: live
+        self.overflowed = False
+        self.recovering = False
+
+    def hold(self, message: Message) -> None:
+        assert self.held is not None
+        if len(self.held) < HELD:
+            self.held.append(message)
+        else:
+            self.overflowed = True
+
+
+class _Topic:
+    __slots__ = ("acknowledged", "log", "members", "snapshot", "wanted")
+
+    def __init__(self) -> None:
+        self.members: dict[Socket, Member] = {}
+        self.snapshot: tuple[Member, ...] | None = ()
+        self.wanted = False  # the broker was told
+        self.acknowledged = False  # and listens
+        self.log: _Log | None = None
+
+
+class Hub:
+    """Binds sockets to topics and hands them what comes in; the listener of a broker.
+
+    A socket gets the events of a topic in order, each once. In a channel with history a hole in the numbers is filled
+    from there before anything later is handed out; what cannot be filled, and what was lost where there is no history,
+    is told with the event ``sstream:gap`` (`Message.gap`).
+
+    Args:
+        broker: Where events come from.
+        channel_options: The options of a channel by its name.
+        slice_size: Sockets that are served in one turn of the loop.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        *,
+        channel_options: Callable[[str], ChannelOptions] = lambda name: PLAIN,
+        slice_size: int = 256,
+    ) -> None:
+        self._broker = broker
+        self._channel_options = channel_options
+        # Invariant: a topic is in _topics if and only if the broker wants it, or the running round will tell it so.
+        self._topics: dict[str, _Topic] = {}
+        self._present_topics: dict[str, None] = {}
+        self._sockets: dict[Socket, dict[str, Member]] = {}
+        self._fan_out = FanOut(slice_size)
+        self._rounds = Rounds(self._tell)
+        self._to_recover: dict[str, None] = {}
+        self._recovery: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        await self._broker.start(self)
+
+    async def close(self) -> None:
+        """Forget all sockets. The broker is not closed: it may still publish."""
+        await self._rounds.close()
+        if self._recovery is not None:
+            self._recovery.cancel()
+            await asyncio.gather(self._recovery, return_exceptions=True)
+        self._fan_out.close()
+        names = [name for name, topic in self._topics.items() if topic.wanted]
+        self._topics.clear()
+        self._present_topics.clear()
+        self._sockets.clear()
+        self._to_recover.clear()
+        if names:
+            await self._broker.unsubscribe(names)
+
+    # Who listens.
+
+    async def bind(self, socket: Socket, *topics: str) -> None:
+        """Let ``socket`` hear ``topics``: whatever is published after the return reaches it.
+
+        Raises:
+            BrokerError: The broker did not answer; the socket is in none of those topics that it was not in before.
+        """
+        new = self._join(socket, topics)
+        try:
+            await self._acknowledged(topics)
+        except BaseException:
+            self._leave_all(socket, new)
+            raise
+
+    def join(self, socket: Socket, *topics: str) -> None:
+        """Like `bind`, without waiting for the broker.
+
+        If the broker is away, the socket is told of the gap when it is back.
+        """
+        self._join(socket, topics)
+
+    async def follow(
+        self, socket: Socket, topic: str, since: Position | None = None, *, replay: bool = True
+    ) -> Recovery:
+        """Let ``socket`` hear ``topic`` from a known place on: each event after it once, in order.
+
+        What was missed after ``since`` is handed to the socket before anything later, and where that is not to be had,
+        the event of the gap is. With ``replay=False`` it is only returned, and the caller sees to the order.
+        ``since=None``: from now on. A socket that already listens to the topic starts anew at that place. A topic
+        without history is bound, and its recovery has no position.
+
+        Raises:
+            BrokerError: The broker did not answer; the socket does not listen to the topic.
+        """
+        history = history_of(topic, self._channel_options)
+        if history is None:
+            await self.bind(socket, topic)
+            return Recovery(None, since is None)
+        self._leave(socket, topic)
+        self._join(socket, (topic,))
+        member = self._sockets[socket][topic]
+        held: list[Message] = []
+        member.deliver = held.append
+        try:
+            await self._acknowledged((topic,))
+            recovery = await self._broker.history(topic, since, history)
+        except BaseException:
+            if self._is_current(member, topic):
+                self._leave(socket, topic)
+            raise
+        if self._is_current(member, topic):
+            self._go_live(member, topic, recovery, held, replay)
+        return recovery
+
+    async def unbind(self, socket: Socket, *topics: str) -> None:
+        """Hand ``socket`` nothing more of ``topics``, from the call on."""
+        self._leave_all(socket, topics)
+
+    def drop(self, socket: Socket) -> None:
+        """Forget a socket that is gone."""
+        self._leave_all(socket, tuple(self._sockets.get(socket, ())))
+
+    def topics_of(self, socket: Socket) -> frozenset[str]:
+        """The topics that ``socket`` is bound to."""
+        return frozenset(self._sockets.get(socket, ()))
+
+    def sockets_of(self, topic: str) -> tuple[Socket, ...]:
+        """The sockets of this process that are bound to ``topic``."""
+        entry = self._topics.get(topic)
+        return () if entry is None else tuple(entry.members)
+
+    @property
+    def topics(self) -> Collection[str]:
+        """The topics that any socket of this process is bound to."""
+        return self._topics.keys()
+
+    @property
+    def present_topics(self) -> Collection[str]:
+        """Those of `topics` that are channels with presence."""
+        return self._present_topics.keys()
+
+    def _join(self, socket: Socket, names: Collection[str]) -> list[str]:
+        """Make ``socket`` a member; the topics that it was not in before."""
+        mine = self._sockets.setdefault(socket, {})
+        new = [name for name in dict.fromkeys(names) if name not in mine]
+        for name in new:
+            topic = self._topics.get(name)
+            if topic is None:
+                topic = self._topics[name] = _Topic()
+                history = history_of(name, self._channel_options)
+                if history is not None:
+                    topic.log = _Log(history)
+                if options_of(name, self._channel_options).presence:
+                    self._present_topics[name] = None
+                self._rounds.add(name)
+            mine[name] = topic.members[socket] = Member(socket)
+            topic.snapshot = None
+        return new
+
+    def _leave_all(self, socket: Socket, names: Collection[str]) -> None:
+        for name in names:
+            self._leave(socket, name)
+
+    def _leave(self, socket: Socket, name: str) -> None:
+        mine = self._sockets.get(socket)
+        if mine is None:
+            return
+        member = mine.pop(name, None)
+        if not mine:
+            del self._sockets[socket]
+        if member is None:
+            return
+        member.deliver = _ignore
+        topic = self._topics[name]
+        del topic.members[socket]
+        topic.snapshot = None
+        if not topic.members:
+            self._rounds.add(name)
+
+    def _is_current(self, member: Member, name: str) -> bool:
+        return self._sockets.get(member.socket, {}).get(name) is member
+
+    # What the broker knows.
+
+    async def _acknowledged(self, names: Collection[str]) -> None:
+        """Return when the broker listens to ``names``."""
+        rounds = {
+            self._rounds.add(name) for name in names if (topic := self._topics.get(name)) and not topic.acknowledged
+        }
+        for done in rounds:  # one, or none
+            await asyncio.shield(done)  # one of many who wait may give up alone
+
+    async def _tell(self, names: Collection[str]) -> None:
+        leaving, coming = [], []
+        for name in names:
+            topic = self._topics.get(name)
+            if topic is None or topic.acknowledged and topic.members:
+                continue
+            if topic.members:
+                topic.wanted = True
+                coming.append(name)
+            else:
+                del self._topics[name]
+                self._present_topics.pop(name, None)
+                if topic.wanted:
+                    leaving.append(name)
+        if leaving:
+            await self._broker.unsubscribe(leaving)
+        if coming:
+            await self._broker.subscribe(coming)
+            await asyncio.gather(*(self._begin(name) for name in coming))
+
+    async def _begin(self, name: str) -> None:
+        """The broker listens to a topic now: note where its channel is."""
+        topic = self._topics[name]
+        record = topic.log
+        if record is not None and record.position is None and not record.recovering:
+            # The read follows the acknowledgement: whatever comes later than the position is on its way to us.
+            recovery = await self._broker.history(name, None, record.history)
+            if not record.recovering:
+                record.position = recovery.position
+                self._go_on(name, topic)
+        topic.acknowledged = True
+
+    # What comes in.
+
+    @property
+    def full(self) -> bool:
+        return self._fan_out.full
+
+    async def room(self) -> None:
+        await self._fan_out.room()
+
+    def heard(self, topic: str, payload: bytes) -> None:
+        entry = self._topics.get(topic)
+        if entry is None:
+            return
+        try:
+            message = Message.parse(payload)
+        except ValueError as error:
+            log.warning("%s: dropped what somebody published: %s", topic, error)
+            return
+        if entry.log is None:
+            self._send(topic, entry, message)
+        elif entry.log.held is not None:
+            entry.log.hold(message)
+        else:
+            self._in_order(topic, entry, entry.log, message)
+
+    def missed(self, topics: Collection[str]) -> None:
+        touched: dict[Socket, Member] = {}
+        for name in topics:
+            topic = self._topics.get(name)
+            if topic is None:
+                continue
+            topic.acknowledged = True
+            if topic.log is not None:
+                self._recover_soon(name, topic.log)
+            elif (channel := channel_of(name)) is not None:
+                self._send(name, topic, Message.gap(channel))
+            else:
+                touched.update(topic.members)
+        if touched:
+            # Once for each socket, however many of its own topics are meant.
+            self._fan_out.send("", tuple(touched.values()), Message.gap(None))
+
+    def _send(self, name: str, topic: _Topic, message: Message) -> None:
+        if topic.snapshot is None:
+            topic.snapshot = tuple(topic.members.values())
+        self._fan_out.send(name, topic.snapshot, message)
+
+    def _in_order(self, name: str, topic: _Topic, record: _Log, message: Message) -> None:
+        """Hand out the next event of a channel with history, drop a repeated one, and see a hole."""
+        position, known = message.position, record.position
+        if position is None:
+            self._send(name, topic, message)
+        elif known is None or position == (known.offset + 1, known.epoch):
+            record.position = position  # None: a gap was told, and this is where it goes on
+            self._send(name, topic, message)
+        elif position.epoch != known.epoch or position.offset > known.offset:
+            self._recover_soon(name, record)
+            record.hold(message)
+
+    def _recover_soon(self, name: str, record: _Log) -> None:
+        record.recovering = True
+        if record.held is None:
+            record.held = []
+        self._to_recover[name] = None
+        if self._recovery is None:
+            self._recovery = asyncio.get_running_loop().create_task(self._recover_all())
+
+    async def _recover_all(self) -> None:
+        try:
+            while self._to_recover:
+                names = list(self._to_recover)[:AT_ONCE]
+                for name in names:
+                    del self._to_recover[name]
+                await asyncio.gather(*map(self._recover, names))
+        finally:
+            self._recovery = None
+
+    async def _recover(self, name: str) -> None:
+        """Fill a hole from history, or tell of it."""
+        topic = self._topics.get(name)
+        if topic is None or topic.log is None:
+            return
+        record = topic.log
+        if record.held is None:
+            record.held = []
+        since = record.position
+        recovery = await self._read_patiently(name, record)
+        if recovery is None or not recovery.recovered or since is None:
+            record.position = _before(record.held, since) or (recovery.position if recovery is not None else None)
+            self._send(name, topic, Message.gap(channel_of(name), record.position))
+        else:
+            record.position = recovery.position
+            for message in recovery.missed:
+                self._send(name, topic, message)
+        record.recovering = False
+        self._go_on(name, topic)
+        if record.overflowed:
+            # What was not held and has a number is in the history; what has none is lost.
+            record.overflowed = False
+            self._send(name, topic, Message.gap(channel_of(name), record.position))
+            self._recover_soon(name, record)
+
+    async def _read_patiently(self, name: str, record: _Log) -> Recovery | None:
+        loop = asyncio.get_running_loop()
+        end = loop.time() + PATIENCE
+        while True:
+            try:
+                return await self._broker.history(name, record.position, record.history)
+            except BrokerError as error:
+                if loop.time() >= end:
+                    log.warning("%s: its history cannot be read, its sockets are told of a gap: %s", name, error)
+                    return None
+            except Exception:
+                log.exception("%s: its history cannot be read, its sockets are told of a gap", name)
+                return None
+            await asyncio.sleep(PAUSE)
+
+    def _go_on(self, name: str, topic: _Topic) -> None:
+        """Hand out what was held back, then go live."""
+        record = topic.log
+        assert record is not None
+        held, record.held = record.held or [], None
+        for message in held:
+            if record.recovering:  # there is a further hole, in what was held
+                record.hold(message)
+            else:
+                self._in_order(name, topic, record, message)
+
+    def _go_live(self, member: Member, name: str, recovery: Recovery, held: list[Message], replay: bool) -> None:
+        """Hand a member what it missed, then what came meanwhile, then let it hear like everybody else."""
+        deliver = member.socket.deliver
+        after = recovery.position
+        # In this order: a deliver that drops the socket makes the member deaf, and that must stand.
+        member.deliver = deliver if after is None else partial(_deliver_later, member, after)
+        if replay:
+            missed = recovery.missed if recovery.recovered else (Message.gap(channel_of(name), after),)
+            for message in missed:
+                if member.deliver is _ignore:
+                    return
+                deliver(message)
+        for message in held:
+            member.deliver(message)
+
+
+def _deliver_later(member: Member, after: Position, message: Message) -> None:
+    """Deliver to a member that has had everything up to ``after``: the same event may still come in live."""
+    position = message.position
+    if position is not None:
+        if position.epoch == after.epoch and position.offset <= after.offset:
+            return
+        member.deliver = member.socket.deliver
+    member.socket.deliver(message)
+
+
+def _before(held: list[Message], since: Position | None) -> Position | None:
+    """The place in front of the first event that was held back and is later than ``since``."""
+    for message in held:
+        position = message.position
+        if position is not None and (since is None or position.epoch != since.epoch or position.offset > since.offset):
+            return Position(position.offset - 1, position.epoch)
+    return None
+
+
+def _ignore(message: Message) -> None:
+    pass

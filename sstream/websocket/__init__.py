@@ -1,0 +1,6 @@
+"""The websocket engine: frames, and the wires that carry them."""
+
+from sstream.websocket.connection import Connection, SharedFrame
+from sstream.websocket.upgrade import websocket_protocol
+
+__all__ = ["Connection", "SharedFrame", "websocket_protocol"]

@@ -1,0 +1,127 @@
+"""sstream/client in a real Chromium: loaded from the server, under a strict policy, with a real cookie jar."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+
+from sstream.testing import Process
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[str]:
+    with Process(sys.executable, HERE / "browser_site.py") as process:
+        yield process.wait_for(r"^http://\S+")[0]
+
+
+@pytest.fixture(scope="module")
+def browser(chromium: Path) -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def context(browser: Browser) -> Iterator[BrowserContext]:
+    context = browser.new_context()
+    yield context
+    context.close()
+
+
+@pytest.fixture
+def page(site: str, context: BrowserContext) -> Iterator[Page]:
+    """A page whose socket ``s`` is connected; it must stay without a message on the console and without an error."""
+    complaints: list[str] = []
+    page = context.new_page()
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto(site)
+    page.wait_for_function("window.s?.state === 'connected'")
+    yield page
+    assert complaints == []
+
+
+def sid(context: BrowserContext) -> str | None:
+    return next((cookie["value"] for cookie in context.cookies() if cookie["name"] == "connect.sid"), None)
+
+
+def test_calls_and_events_go_through(page: Page) -> None:
+    result = page.evaluate(
+        """async () => {
+            const told = new Promise((resolve) => s.once("told", (...words) => resolve(words)));
+            await s.rpc.tell("two", "words");
+            return [await told, [...(await s.call("reverse", [new Uint8Array([1, 2, 3])]))]];
+        }"""
+    )
+
+    assert result == [["two", "words"], [3, 2, 1]]
+
+
+def test_a_session_begun_on_the_socket_is_that_of_the_page_and_a_login_renews_it(
+    site: str, context: BrowserContext, page: Page
+) -> None:
+    def call(method: str, argument: str) -> str | None:
+        with page.expect_response("**/_sstream/session") as traded:
+            page.evaluate("([method, argument]) => s.call(method, [argument])", [method, argument])
+        assert traded.value.status == 204
+        return sid(context)
+
+    sids = [sid(context), call("add_tea", "oolong"), call("log_in", "ann")]
+
+    assert sids[0] is None
+    assert len(set(sids)) == 3
+    assert context.request.get(f"{site}/teas").json() == {"user": "ann", "teas": ["oolong"]}
+
+
+def test_a_dropped_socket_comes_back(page: Page) -> None:
+    states = page.evaluate(
+        """async () => {
+            const states = [];
+            s.on("state", ({ state, code }) => states.push([state, code]));
+            s.notify("drop", [1012]);
+            await new Promise((resolve) => s.once("connected", resolve));
+            await s.call("tell");
+            return states;
+        }"""
+    )
+
+    assert states == [["waiting", 1012], ["connecting", None], ["connected", None]]
+
+
+def test_a_page_that_comes_online_does_not_wait(page: Page) -> None:
+    states = page.evaluate(
+        """async () => {
+            const slow = await sstream.connect("/ws", { backoff: { min: 1000, max: 1000, random: () => 1 } }).ready();
+            slow.notify("drop", [1012]);
+            await new Promise((resolve) => slow.once("waiting", resolve));
+            const states = [];
+            slow.on("state", ({ state }) => states.push(state));
+            window.dispatchEvent(new Event("online"));
+            await slow.ready();
+            slow.close();
+            return states;
+        }"""
+    )
+
+    assert states == ["connecting", "connected", "closed"]
+
+
+def test_what_a_listener_throws_is_an_error_of_the_page(site: str, context: BrowserContext) -> None:
+    page = context.new_page()
+    page.goto(site)
+    page.wait_for_function("window.s?.state === 'connected'")
+
+    with page.expect_event("pageerror") as error:
+        page.evaluate(
+            """async () => {
+                s.on("told", () => { throw new Error("mine"); });
+                await s.call("tell");
+            }"""
+        )
+
+    assert "mine" in str(error.value)

@@ -1,0 +1,53 @@
+"""One session, every transport: sessions, remote calls and events for Tornado."""
+
+from sstream.application import Application
+from sstream.errors import (
+    BrokerError,
+    ConfigurationError,
+    RPCError,
+    SessionError,
+    SessionGone,
+    SStreamError,
+    StoreError,
+)
+from sstream.handlers import RPCHandler, SessionMixin
+from sstream.limits import Limits
+from sstream.pubsub import Broker, MemoryBroker, RedisBroker
+from sstream.rpc.middleware import Request, debug, load_session, rate_limit, require_user
+from sstream.rpc.registry import Actions, load_actions, rpc
+from sstream.session.options import SessionOptions
+from sstream.session.redis import RedisStore
+from sstream.session.session import Session
+from sstream.session.store import MemoryStore, SessionStore
+from sstream.version import __version__
+
+__all__ = [
+    "Actions",
+    "Application",
+    "Broker",
+    "BrokerError",
+    "ConfigurationError",
+    "Limits",
+    "MemoryBroker",
+    "MemoryStore",
+    "RPCError",
+    "RPCHandler",
+    "RedisBroker",
+    "RedisStore",
+    "Request",
+    "SStreamError",
+    "Session",
+    "SessionError",
+    "SessionGone",
+    "SessionMixin",
+    "SessionOptions",
+    "SessionStore",
+    "StoreError",
+    "__version__",
+    "debug",
+    "load_actions",
+    "load_session",
+    "rate_limit",
+    "require_user",
+    "rpc",
+]

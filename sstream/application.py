@@ -1,0 +1,320 @@
+"""Wires one process: sessions, remote calls and events on Tornado's application, and its life."""
+
+import asyncio
+import json
+import logging
+import mimetypes
+import re
+import weakref
+from collections.abc import Awaitable
+from pathlib import Path
+from typing import Any, Final
+
+import redis.asyncio as aioredis
+import tornado.web
+from tornado.httpserver import HTTPServer
+from tornado.httputil import HTTPServerRequest
+from tornado.ioloop import IOLoop
+from tornado.routing import RuleRouter
+from tornado.web import HTTPError
+
+from sstream.errors import ConfigurationError, StoreError
+from sstream.handlers import RPCHandler, SessionMixin, is_same_origin
+from sstream.limits import Limits
+from sstream.pubsub import Broker, ChannelOptions, Hub, MemoryBroker, Publisher, RedisBroker
+from sstream.rpc.dispatch import drain_detached
+from sstream.session import cookie
+from sstream.session.options import DEFAULT_SECRET, SessionOptions
+from sstream.session.redis import RedisStore
+from sstream.session.sessions import Sessions
+from sstream.session.store import MemoryStore, SessionStore
+
+__all__ = ["Application"]
+
+_log = logging.getLogger("sstream")
+
+_RETIRE_PAUSE: Final = 0.01  # seconds
+_LOOK_PAUSE: Final = 0.02  # seconds between two looks whether the pages in flight are answered
+_CLIENT: Final = Path(__file__).parent / "client"
+_CLIENT_FILES: Final = {
+    "client.js": "sstream.js",
+    "client.d.ts": "sstream.d.ts",
+    "vendor/msgpack.js": "vendor/msgpack.js",
+}
+
+
+class Application(tornado.web.Application):
+    """A Tornado application with sessions, remote calls and events.
+
+    Args:
+        handlers: Tornado's routes.
+        session: How sessions live, and their secret.
+        redis: A URL or a ready ``redis.asyncio`` client: where sessions are kept and events travel. Without it
+            everything is in this process's memory.
+        store: Where sessions are kept, a `SessionStore` or a URL; instead of ``redis``.
+        broker: How events travel, a `Broker` or a URL; instead of ``redis``.
+        production: Refuse what is fit for development alone.
+        limits: What a socket, a message and a process may use.
+        settings: Any Tornado setting.
+
+    Raises:
+        ConfigurationError: The settings cannot work, or must not be used in production.
+    """
+
+    def __init__(
+        self,
+        handlers: Any = None,
+        default_host: str | None = None,
+        transforms: Any = None,
+        *,
+        session: SessionOptions | None = None,
+        redis: "str | aioredis.Redis | None" = None,
+        store: SessionStore | str | None = None,
+        broker: Broker | str | None = None,
+        production: bool = False,
+        limits: Limits | None = None,
+        **settings: Any,
+    ) -> None:
+        options = session if session is not None else SessionOptions()
+        self.limits = limits if limits is not None else Limits()
+        self.production = production
+        self.store = _make_store(store if store is not None else redis, self.limits)
+        self.broker = _make_broker(broker if broker is not None else redis)
+        _check(options, self.store, production=production, debug=bool(settings.get("debug")))
+        self.sessions = Sessions(self.store, options, deadline=self.limits.store_deadline)
+        self.hub = Hub(self.broker, channel_options=self.channel_options)
+        self.publish = Publisher(self.broker, channel_options=self.channel_options)
+        self.sockets: dict[str, RPCHandler] = {}
+        self._servers: list[HTTPServer] = []
+        self._tasks: set[asyncio.Future[Any]] = set()
+        self._requests: weakref.WeakSet[HTTPServerRequest] = weakref.WeakSet()  # begun and not answered
+        self._started: asyncio.Future[None] | None = None
+        self._closed = False
+        self.is_draining = False
+        settings.setdefault("websocket_max_message_size", self.limits.message_size or 2**63)
+        own = [
+            (r"/_sstream/(client\.js|client\.d\.ts|vendor/msgpack\.js)", _ClientFile),
+            (re.escape(options.ticket_path), _Ticket),
+            (r"/_sstream/health/(live|ready)", _Health),
+        ]
+        super().__init__([*own, *(handlers or [])], default_host, transforms, **settings)
+        self._handlers = _rpc_handlers(self.default_router)
+
+    def listen(self, port: int, address: str | None = None, **kwargs: Any) -> HTTPServer:
+        """Start an HTTP server for this application, as Tornado's method does; `close` stops it."""
+        server = super().listen(port, address or "", **kwargs)
+        self._servers.append(server)
+        IOLoop.current().add_callback(self._begin)  # the loop need not run yet
+        return server
+
+    def _begin(self) -> None:
+        self.spawn(self.start())
+
+    def channel_options(self, channel: str) -> ChannelOptions:
+        """What a channel keeps: the first that an `RPCHandler` of this application says, in the order of the routes."""
+        for handler in self._handlers:
+            options = handler.channel_options(channel)
+            if options is not None:
+                return options
+        return ChannelOptions()
+
+    def find_handler(self, request: HTTPServerRequest, **kwargs: Any) -> Any:
+        self._requests.add(request)
+        return super().find_handler(request, **kwargs)
+
+    def log_request(self, handler: tornado.web.RequestHandler) -> None:
+        self._requests.discard(handler.request)
+        super().log_request(handler)
+
+    # --- its life -----------------------------------------------------------------------------------------------------
+
+    @property
+    def is_ready(self) -> bool:
+        """Is it connected to what it needs, and not going down?"""
+        return not self._closed and not self.is_draining and self.store.coherent
+
+    async def start(self) -> None:
+        """Connect to the store and the broker. One that cannot be reached is tried again until it can."""
+        if self._started is None:
+            self._started = asyncio.get_running_loop().create_future()
+            await self.store.start()
+            await self.hub.start()
+            self._started.set_result(None)
+        await asyncio.shield(self._started)
+
+    async def drain(self) -> None:
+        """Go down gently: take nobody in, answer the calls in flight, close every socket with 1012, a few at a time.
+
+        It ends when all are gone, or after ``Limits.drain`` seconds, with a warning that says what was cut. `close`
+        follows.
+        """
+        self.is_draining = True
+        for server in self._servers:
+            server.stop()
+        limit = self.limits.drain
+        sockets = list(self.sockets.values())
+        try:
+            async with asyncio.timeout(limit):
+                # A hundred a second, so that they do not all come back at once; of many, all within half of the time,
+                # so that the last ones still have time for their calls.
+                pause = _RETIRE_PAUSE if limit is None else min(_RETIRE_PAUSE, limit / 2 / max(len(sockets), 1))
+                async with asyncio.TaskGroup() as group:
+                    for socket in sockets:
+                        group.create_task(socket.retire())
+                        await asyncio.sleep(pause)
+                await drain_detached()
+                while any(not _has_left(request) for request in list(self._requests)):  # noqa: ASYNC110 - see _has_left
+                    await asyncio.sleep(_LOOK_PAUSE)
+        except TimeoutError:
+            _log.warning("after %s s there still are %d sockets; what they wait for is cut", limit, len(self.sockets))
+
+    async def close(self) -> None:
+        """Stop listening, close every socket with 1001 and let go of store and broker. Safe to call twice."""
+        self._closed = True
+        for server in self._servers:
+            server.stop()
+        for socket in list(self.sockets.values()):
+            socket.close(1001, "going away")
+        for server in self._servers:
+            await server.close_all_connections()
+        self._servers.clear()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.sessions.close()
+        await self.hub.close()
+        await self.broker.close()
+        await self.store.close()
+
+    def spawn(self, work: Awaitable[Any], what: str = "a background task") -> "asyncio.Future[Any]":
+        """Run a coroutine beside everything else; what it raises is logged, and `close` ends it."""
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+
+        def reap(task: "asyncio.Future[Any]") -> None:
+            self._tasks.discard(task)
+            if not task.cancelled() and (error := task.exception()) is not None:
+                _log.error("%s failed", what, exc_info=error)
+
+        task.add_done_callback(reap)
+        return task
+
+
+def _has_left(request: HTTPServerRequest) -> bool:
+    # A visitor who leaves is announced to nobody but a handler that asks, so this is looked at again and again.
+    stream = getattr(request.connection, "stream", None)
+    return stream is None or stream.closed()
+
+
+def _rpc_handlers(router: Any) -> list[type[RPCHandler]]:
+    found = []
+    for rule in router.rules:
+        if isinstance(rule.target, RuleRouter):
+            found += _rpc_handlers(rule.target)
+        elif isinstance(rule.target, type) and issubclass(rule.target, RPCHandler):
+            found.append(rule.target)
+    return found
+
+
+def _make_store(store: "SessionStore | str | aioredis.Redis | None", limits: Limits) -> SessionStore:
+    if store is None:
+        return MemoryStore()
+    if isinstance(store, str | aioredis.Redis):
+        return RedisStore(store, deadline=limits.store_deadline)
+    # A handle of its own for each application, so that two on one store hear of each other.
+    return store.share() if isinstance(store, MemoryStore) else store
+
+
+def _make_broker(broker: "Broker | str | aioredis.Redis | None") -> Broker:
+    if broker is None:
+        return MemoryBroker()
+    return RedisBroker(broker) if isinstance(broker, str | aioredis.Redis) else broker
+
+
+def _check(options: SessionOptions, store: SessionStore, *, production: bool, debug: bool) -> None:
+    if DEFAULT_SECRET in options.secrets:
+        if production:
+            raise ConfigurationError(
+                "the session secret is the public default: anybody can forge a session; "
+                "give SessionOptions(secret=...) a random text of your own"
+            )
+        if not debug:
+            _log.warning("the session secret is the public default: anybody can forge a session; set your own")
+    if isinstance(store, MemoryStore) and not debug:
+        _log.warning("sessions are kept in memory: they end with this process, and no other process sees them")
+    if production and debug:
+        raise ConfigurationError("debug=True shows tracebacks to visitors; leave it out in production")
+
+
+class _ClientFile(tornado.web.RequestHandler):
+    """The browser client."""
+
+    def get(self, name: str) -> None:
+        content = (_CLIENT / _CLIENT_FILES[name]).read_bytes()
+        kind = "text/javascript" if name.endswith(".js") else mimetypes.guess_type(name)[0] or "text/plain"
+        self.set_header("Content-Type", f"{kind}; charset=utf-8")
+        self.set_header("Cache-Control", "no-cache")  # asked for anew each time, answered 304 by its Etag
+        self.set_header("X-Content-Type-Options", "nosniff")
+        self.finish(content)
+
+    head = get
+
+
+class _Ticket(SessionMixin, tornado.web.RequestHandler):
+    """Trades a ticket that a websocket handed out for the session's new cookie."""
+
+    _MAX_BODY: Final = 1024  # bytes
+
+    def check_xsrf_cookie(self) -> None:
+        # A JSON body is never sent across sites without asking first, and the ticket is the client's proof.
+        pass
+
+    async def prepare(self) -> None:
+        # The session is not loaded: which one the cookie names is decided below.
+        self._sent_sid = self._sessions.sid_of("; ".join(self.request.headers.get_list("Cookie")))
+
+    async def post(self) -> None:
+        ticket = self._read_ticket()
+        try:
+            session = await self._sessions.trade(ticket, self._sent_sid) if ticket is not None else None
+        except StoreError as error:
+            raise HTTPError(503, "a ticket could not be traded: %s", error) from error
+        if session is None:
+            self.set_status(403)
+            self.finish()
+            return
+        if not session.cookie.get("secure") or self._is_https():
+            value, fields = self._sessions.cookie_value(session), self._sessions.cookie_fields(session)
+            self.add_header("Set-Cookie", cookie.serialize(self._sessions.options.name, value, fields))
+        self.set_header("Cache-Control", "no-store")
+        self.set_status(204)
+        self.finish()
+
+    def _read_ticket(self) -> str | None:
+        request = self.request
+        is_json = request.headers.get("Content-Type", "").partition(";")[0].strip().lower() == "application/json"
+        if not is_json or len(request.body) > self._MAX_BODY:
+            return None
+        from_browser = "Sec-Fetch-Site" in request.headers or "Origin" in request.headers
+        if from_browser and not is_same_origin(request.protocol, request.host, request.headers):
+            return None
+        try:
+            body = json.loads(request.body)
+        except (ValueError, RecursionError):
+            return None
+        ticket = body.get("ticket") if isinstance(body, dict) else None
+        return ticket if isinstance(ticket, str) else None
+
+
+class _Health(tornado.web.RequestHandler):
+    """Is the process alive; can it take visitors?"""
+
+    application: Application
+
+    def get(self, question: str) -> None:
+        well = question == "live" or self.application.is_ready
+        self.set_status(200 if well else 503)
+        self.set_header("Cache-Control", "no-store")
+        self.finish({"status": "ok" if well else "unavailable"})
+
+    head = get

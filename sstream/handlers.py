@@ -1,0 +1,731 @@
+"""What handlers inherit from: the session of a page or a websocket, and remote calls."""
+
+import asyncio
+import contextlib
+import inspect
+import logging
+import secrets
+import sys
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING, Any, ClassVar
+from urllib.parse import urlsplit
+
+import msgspec
+from tornado.httputil import HTTPHeaders
+from tornado.iostream import SSLIOStream, StreamClosedError
+from tornado.web import Finish, HTTPError, RequestHandler
+from tornado.websocket import WebSocketHandler
+
+from sstream.errors import (
+    FORBIDDEN,
+    INVALID_PARAMS,
+    TOO_MANY,
+    UNAVAILABLE,
+    BrokerError,
+    ConfigurationError,
+    RPCError,
+    SessionError,
+    SessionGone,
+    StoreError,
+)
+from sstream.pubsub import ChannelOptions, Message, Position, Publisher
+from sstream.pubsub.topics import ALL, channel_topic, socket_topic, user_topic
+from sstream.rpc.codec import CODECS, MSGPACK, Codec
+from sstream.rpc.dispatch import Calls
+from sstream.rpc.middleware import Middleware
+from sstream.rpc.registry import Actions, Registry, rpc
+from sstream.session import cookie
+from sstream.session.connection import ConnectionSession
+from sstream.session.session import CHANNELS, USER_ID, Session
+from sstream.session.sessions import Sessions
+from sstream.websocket import Connection, SharedFrame, websocket_protocol
+
+if TYPE_CHECKING:
+    from sstream.application import Application
+
+__all__ = ["RPCHandler", "SessionMixin", "is_same_origin"]
+
+_log = logging.getLogger("sstream")
+
+SESSION_ENDED = 4401
+TOO_FAST = 4429
+_LAST_REPLIES = 1.0  # seconds that calls in flight get when their session has ended
+_EPOCH = {"expires": "1970-01-01T00:00:00+00:00"}
+
+
+class SessionMixin(RequestHandler):
+    """Gives a page or a websocket its visitor's session, as ``self.session``.
+
+    It stands first among the bases: ``class Home(SessionMixin, RequestHandler)``. A subclass with a ``prepare`` of its
+    own begins it with ``await super().prepare()``.
+
+    On a page the session is loaded before the method runs and saved when the reply is finished, before its last byte
+    leaves. If the method raises, its unsaved changes are dropped. On a websocket ``self.session`` is this connection's
+    copy; ``async with self.session_turn()`` uses it alone, newest, and saves it.
+    """
+
+    application: "Application"
+
+    _session: Session | None = None
+    _connection_session: ConnectionSession | None = None
+    _sent_sid: str | None = None  # the well signed id that came in the request's cookie
+    _prepared = False
+    _load_error: StoreError | None = None
+    _client_left = False
+    _is_unset = False
+    _was_saved = False
+    _cookie_left = False  # with headers that left before the session was stored
+    _is_settled = False  # nothing of the session is left to be done before the last byte
+    _finishing: "asyncio.Task[None] | None" = None
+
+    # --- the session --------------------------------------------------------------------------------------------------
+
+    @property
+    def session(self) -> Session:
+        """This visitor's session.
+
+        Raises:
+            SessionError: There is none here; the message says why.
+            StoreError: On a websocket: the store has not answered since it was opened.
+        """
+        connection = self._connection_session
+        if connection is not None:
+            return connection.session
+        if self._load_error is not None:
+            raise StoreError("the session could not be loaded") from self._load_error
+        if self._session is None:
+            raise SessionError(self._why_no_session())
+        return self._session
+
+    @session.deleter
+    def session(self) -> None:
+        if self._session is None:
+            raise SessionError(self._why_no_session())
+        self._session.rollback()
+        self._session = None
+        self._is_unset = True
+
+    def _why_no_session(self) -> str:
+        name = type(self).__name__
+        if self._is_unset:
+            return "the session was removed with `del self.session`"
+        if not self._prepared:
+            return f"no session is loaded yet: {name}.prepare() must begin with `await super().prepare()`"
+        return f"no session at {self.request.path}: the session's cookie is for {self._sessions.options.path} alone"
+
+    @property
+    def _sessions(self) -> Sessions:
+        sessions = getattr(self.application, "sessions", None)
+        if not isinstance(sessions, Sessions):
+            raise ConfigurationError(
+                f"{type(self).__name__} needs a sstream.Application; this one is a {type(self.application).__name__}"
+            )
+        return sessions
+
+    def _is_https(self) -> bool:
+        proxy = self._sessions.options.proxy
+        if proxy is None:
+            return self.request.protocol == "https"
+        if proxy and (forwarded := self.request.headers.get("X-Forwarded-Proto")):
+            return forwarded.split(",")[0].strip().lower() == "https"
+        if proxy:
+            return self.request.protocol == "https"
+        return isinstance(getattr(self.request.connection, "stream", None), SSLIOStream)
+
+    # --- loading ------------------------------------------------------------------------------------------------------
+
+    async def prepare(self) -> None:
+        """Load the session; an overriding method awaits this one first."""
+        above = super().prepare()
+        if above is not None:
+            await above
+        sessions = self._sessions
+        self._prepared = True
+        if not self.request.path.startswith(sessions.options.path):
+            return
+        self._sent_sid = sessions.sid_of("; ".join(self.request.headers.get_list("Cookie")))
+        is_https = self._is_https()
+        if isinstance(self, WebSocketHandler):
+            self._connection_session = ConnectionSession(sessions, self, is_https=is_https)
+            await self._connection_session.open(self._sent_sid)
+            if self._client_left:
+                raise Finish
+            return
+        try:
+            session = await sessions.get(self._sent_sid) if self._sent_sid is not None else None
+        except StoreError as error:
+            self._load_error = error
+            raise HTTPError(503, "the session could not be loaded: %s", error) from error
+        if session is not None:
+            session.is_in_browser = True
+        self._session = session if session is not None else sessions.new(is_https=is_https)
+        self._session.is_https = is_https
+
+    # --- saving, on a page --------------------------------------------------------------------------------------------
+
+    def send_error(self, status_code: int = 500, **kwargs: Any) -> None:
+        if "exc_info" in kwargs:
+            # An exception ended the method: what it had changed and not saved is not kept.
+            if self._session is not None:
+                self._session.rollback()
+            error = kwargs["exc_info"][1]
+            if isinstance(error, SessionGone | StoreError):
+                status_code = _status_of(error)
+                self._is_settled = True
+        super().send_error(status_code, **kwargs)
+
+    def log_exception(self, typ: Any, value: BaseException | None, tb: Any) -> None:
+        # These are no mistake of the method's: a line, not a traceback.
+        if isinstance(value, SessionGone | StoreError):
+            _log.warning("%d %s: %s", _status_of(value), self._request_summary(), value)
+        else:
+            super().log_exception(typ, value, tb)
+
+    def finish(self, chunk: str | bytes | dict[str, Any] | None = None) -> "asyncio.Future[None]":
+        """Finish the reply, after the store has acknowledged what the session has changed."""
+        if self._finished:
+            raise RuntimeError("finish() called twice")
+        if self.get_status() != 101:
+            self._close_session()  # the handshake of a websocket was refused
+        if not self._has_work():
+            return super().finish(chunk)
+        if chunk is not None:
+            self.write(chunk)
+        # Tornado sees a finished handler from here on: no second reply, no write, no automatic finish.
+        self._finished = True
+        self._finishing = asyncio.get_running_loop().create_task(self._save_and_finish())
+        return self._finishing
+
+    def _has_work(self) -> bool:
+        if self._is_settled or self._connection_session is not None:
+            return False
+        session = self._session
+        if session is None:
+            return self._is_unset and self._sent_sid is not None and self._sessions.options.unset == "destroy"
+        if session.is_gone:
+            return session.is_modified()
+        return not session.is_new or session.is_modified() or self._sessions.options.save_uninitialized
+
+    async def _save_and_finish(self) -> None:
+        try:
+            await self._save_session()
+        except (SessionError, StoreError) as error:
+            _log.log(
+                logging.ERROR if _status_of(error) == 500 else logging.WARNING,
+                "%d %s: the session could not be saved: %s",
+                _status_of(error),
+                self._request_summary(),
+                error,
+            )
+            self._fail(_status_of(error))
+            return
+        except Exception:
+            self.log_exception(*sys.exc_info())
+            self._fail(500)
+            return
+        self._is_settled = True
+        self._finished = False
+        try:
+            await super().finish()
+        except StreamClosedError:
+            pass  # the client went away; what it had asked for is stored
+        except Exception:
+            self.log_exception(*sys.exc_info())
+            if not self._finished:
+                self._fail(500)
+
+    async def _save_session(self) -> None:
+        session, sessions = self._session, self._sessions
+        if session is None:
+            if self._sent_sid is not None:
+                await sessions.end(self._sent_sid, "destroyed")
+        elif session.is_modified():
+            if session.is_new and self._headers_written and not self._cookie_left:
+                session.rollback()
+                _log.error(
+                    "%s: a new session was written to after the headers had left: its cookie cannot be sent any more, "
+                    "so nothing was stored; write to it before the first flush()",
+                    self._request_summary(),
+                )
+                return
+            await session.save()
+            self._was_saved = True
+        elif session.is_new:
+            if self._cookie_left or not self._headers_written:
+                await sessions.store_new(session)
+        elif not session.is_gone:
+            await session.touch()
+
+    def _fail(self, status: int) -> None:
+        """End the reply with an error, or cut the connection if part of it has left."""
+        if self._session is not None:
+            self._session.rollback()
+        self._finished = False
+        self._is_settled = True
+        if not self._headers_written:
+            self.send_error(status)
+            return
+        # Ending it properly would be a false success.
+        self._finished = True
+        close = getattr(self.request.connection, "close", None)
+        if close is not None:
+            close()
+        self._log()
+        self.on_finish()
+
+    # --- the cookie ---------------------------------------------------------------------------------------------------
+
+    def flush(self, include_footers: bool = False) -> "asyncio.Future[None]":
+        if not self._headers_written and self._prepared:
+            self._send_cookie()
+        return super().flush(include_footers)
+
+    def _send_cookie(self) -> None:
+        session, options = self._session, self._sessions.options
+        if session is None:
+            return
+        if session.is_gone:
+            # It was ended by somebody else while this page ran. (Who destroys it himself sends no cookie, as Express.)
+            if self._is_settled and self._sent_sid is not None:
+                fields = {**session.cookie, **_EPOCH}
+                self.add_header("Set-Cookie", cookie.serialize(options.name, "", fields))
+            return
+        fields = self._sessions.cookie_fields(session)
+        if fields.get("secure") and not self._is_https():
+            return
+        if session.is_new:
+            # Streaming: the headers leave before the session is stored.
+            wanted = self._cookie_left = session.is_modified() or options.save_uninitialized
+        else:
+            saved = self._was_saved or session.is_modified()
+            wanted = not session.is_in_browser or options.rolling or (fields.get("expires") is not None and saved)
+        if wanted:
+            value = self._sessions.cookie_value(session)
+            self.add_header("Set-Cookie", cookie.serialize(options.name, value, fields))
+
+    # --- on a websocket -----------------------------------------------------------------------------------------------
+
+    #: Does the socket close, with code 4401, when its session ends? If not, it goes on with a fresh session.
+    close_on_session_end: ClassVar[bool] = True
+
+    def session_turn(self) -> AbstractAsyncContextManager[Session]:
+        """A context with the newest session, used by nobody else of this socket, and saved at its end.
+
+        Turns come in the order in which they are asked for. If the block raises, its unsaved changes are dropped.
+        """
+        return self._socket_session().turn()
+
+    def session_now(self) -> Session | None:
+        """The session, if it may be used this instant without waiting; see `ConnectionSession.now`."""
+        return self._socket_session().now()
+
+    def session_settled(self) -> bool:
+        """Was nothing changed since `session_now`? If something was, `session_commit` must follow."""
+        return self._socket_session().settled()
+
+    async def session_commit(self) -> None:
+        """Store what was changed since `session_now`."""
+        await self._socket_session().commit()
+
+    def session_drop(self) -> None:
+        """Drop what was changed since `session_now`."""
+        self._socket_session().rollback()
+
+    def _socket_session(self) -> ConnectionSession:
+        if self._connection_session is None:
+            raise SessionError(self._why_no_session())
+        return self._connection_session
+
+    def on_session_change(self, keys: frozenset[str]) -> Awaitable[None] | None:
+        """Called after somebody else changed these top-level keys; may be a coroutine."""
+
+    def on_session_end(self, reason: str) -> Awaitable[None] | None:
+        """Called when the session is over, before the socket is closed with 4401; may be a coroutine.
+
+        ``reason`` is "destroyed", "expired", "ended", or what `Sessions.end` was given.
+        """
+
+    def session_changed(self, keys: frozenset[str]) -> None:
+        self._run_hook(self.on_session_change, keys)
+
+    def session_saved(self, keys: frozenset[str]) -> Awaitable[None] | None:
+        """This socket's own call has changed these top-level keys; they are stored. The save awaits what it returns."""
+        return None
+
+    def session_ended(self, reason: str) -> None:
+        self._run_hook(self._end_session, reason)
+
+    def session_offered(self, ticket: str) -> None:
+        """The browser is to trade ``ticket`` for its new cookie; only a client of sstream knows how."""
+
+    async def _end_session(self, reason: str) -> None:
+        try:
+            result = self.on_session_end(reason)
+            if result is not None:
+                await result
+        finally:
+            if not self.close_on_session_end:
+                self._socket_session().restart()
+            elif isinstance(self, WebSocketHandler):
+                self.close(SESSION_ENDED, "session ended")
+
+    def _run_hook(self, hook: Any, *args: Any) -> None:
+        """Call a hook of the user's; what it raises is logged and hurts nobody else."""
+        what = f"{type(self).__name__}.{hook.__name__}"
+        try:
+            result = hook(*args)
+        except Exception:
+            _log.exception("%s failed", what)
+            return
+        if inspect.isawaitable(result):
+            self.application.spawn(result, what)
+
+    def on_connection_close(self) -> None:
+        self._client_left = True
+        self._close_session()
+        super().on_connection_close()
+
+    def _close_session(self) -> None:
+        if self._connection_session is not None:
+            self._connection_session.close()
+
+
+class RPCHandler(SessionMixin, WebSocketHandler):
+    """A websocket whose ``@rpc`` methods the browser may call.
+
+    A call loads no session unless it asks for it: by ``middleware = [load_session]`` on the class or on a group of
+    `Actions`, or by ``@rpc(use=[load_session])`` on a method. Tornado's own hooks (``open``, ``on_close``,
+    ``check_origin``, ...) stay for the subclass.
+
+    Attributes:
+        middleware: Stands around every method, the first outermost.
+        actions: Groups of methods by the name they are mounted under.
+        id: The socket's id, public, in logs and as ``publish.socket``'s target.
+    """
+
+    middleware: ClassVar[Sequence[Middleware]] = ()
+    actions: ClassVar[Mapping[str, type[Actions]]] = {}
+    registry: ClassVar[Registry]
+
+    _calls: Calls | None = None
+    _send: Callable[[bytes | str], None]
+    _send_shared: Callable[[SharedFrame], None]
+    _codec: Codec = MSGPACK
+    _touch_at = 0.0
+    _sent_view: bytes | str | None = None
+    _session_topics: frozenset[str] = frozenset()  # what this socket is bound to for its session's sake
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        # Here, so that whatever is wrong with a method is told when its class is made.
+        cls.registry = Registry.of(cls)
+
+    # --- for the subclass ---------------------------------------------------------------------------------------------
+
+    @property
+    def publish(self) -> Publisher:
+        """The publisher: ``all``, ``user``, ``channel``, ``socket``."""
+        return self.application.publish
+
+    async def subscribe(self, *channels: str) -> None:
+        """Subscribe this socket alone; ``session.channels.subscribe`` is for all sockets of the session."""
+        topics = [channel_topic(name) for name in channels]
+        self._check_channels(topics)
+        await self.application.hub.bind(self, *topics)
+
+    async def unsubscribe(self, *channels: str) -> None:
+        """Take back `subscribe`."""
+        await self.application.hub.unbind(self, *(channel_topic(name) for name in channels))
+
+    async def call(self, method: str, *params: Any, timeout: float | None = None) -> Any:
+        """Call a function that the browser exposes, and get its result.
+
+        Args:
+            timeout: Seconds to wait, if not ``Limits.call_timeout``.
+
+        Raises:
+            RPCError: What the browser answered; 4000, it did not in time; 4050, the socket is closed.
+        """
+        if self._calls is None:
+            raise RPCError(UNAVAILABLE, "the socket is not open")
+        return await self._calls.call(method, *params, timeout=timeout)
+
+    def may_subscribe(self, channel: str) -> bool | Awaitable[bool]:
+        """May the browser subscribe to this channel by itself? No, unless a subclass says so."""
+        return False
+
+    def session_view(self) -> dict[str, Any] | None:
+        """What the browser may see of ``self.session``; pushed as the event ``session`` on open and on change."""
+        return None
+
+    @classmethod
+    def channel_options(cls, channel: str) -> ChannelOptions | None:
+        """What a channel keeps: history, presence. ``None`` leaves it to other handlers.
+
+        It must say the same on every process.
+        """
+        return None
+
+    # --- what the browser's client calls by itself --------------------------------------------------------------------
+
+    @rpc(name="sstream.subscribe")
+    async def _subscribe(self, channel: str, since: "_Since | None" = None) -> dict[str, Any]:
+        """Subscribe this socket to a channel, with what it missed ``since`` a position it remembers."""
+        topic = _client_topic(channel)
+        allowed = self.may_subscribe(channel)
+        if not (allowed if isinstance(allowed, bool) else await allowed):
+            raise RPCError(FORBIDDEN, f"the channel {channel!r} is not open to you")
+        self._check_channels([topic])
+        position = None if since is None else Position(since.offset, since.epoch)
+        recovery = await self.application.hub.follow(self, topic, position)
+        if recovery.position is None:
+            return {}
+        # What was missed has left before this reply, as events.
+        offset, epoch = recovery.position
+        return {"offset": offset, "epoch": epoch, "recovered": recovery.recovered, "missed": []}
+
+    @rpc(name="sstream.unsubscribe")
+    async def _unsubscribe(self, channel: str) -> None:
+        """Unsubscribe this socket from a channel."""
+        await self.application.hub.unbind(self, _client_topic(channel))
+
+    # --- the socket's life --------------------------------------------------------------------------------------------
+
+    async def prepare(self) -> None:
+        self.id = secrets.token_hex(8)
+        if self.application.is_draining:
+            raise HTTPError(503, reason="Going Down")
+        self._check_origin()
+        await super().prepare()
+        # Tornado calls `open` when the handshake is done. A subclass need not call ours from its own.
+        self._open_hook = self.open
+        self.open = self._open_socket
+
+    def _check_origin(self) -> None:
+        """Refuse other origins, more strictly than Tornado, which does not compare the scheme.
+
+        Who overrides ``check_origin``, or names ``trusted_origins``, has decided by himself.
+        """
+        headers = self.request.headers
+        origin = headers.get("Origin", headers.get("Sec-Websocket-Origin"))
+        if origin is None or is_same_origin(self.request.protocol, self.request.host, headers):
+            return
+        is_decided = type(self).check_origin is not WebSocketHandler.check_origin
+        if not _is_origin(origin) or not (is_decided or origin in self.settings.get("trusted_origins", ())):
+            raise HTTPError(403, reason="Cross-origin websocket refused")
+
+    def get_websocket_protocol(self) -> Connection | None:
+        return websocket_protocol(self, self.application.limits)
+
+    def select_subprotocol(self, subprotocols: list[str]) -> str | None:
+        for name in subprotocols:
+            if name in CODECS:
+                self._codec = CODECS[name]
+                return name
+        return None
+
+    def _open_socket(self, *args: str, **kwargs: str) -> Awaitable[None] | None:
+        application = self.application
+        self._touch_at = time.monotonic() + application.sessions.options.touch_interval
+        connection = self.ws_connection
+        assert isinstance(connection, Connection)
+        self._send = connection.send
+        self._send_shared = connection.send_shared
+        self._calls = Calls(
+            self,
+            self.registry,
+            self._codec,
+            application.limits,
+            connection.send,
+            pause=connection.pause_reading,
+            resume=connection.resume_reading,
+        )
+        application.sockets[self.id] = self
+        self._bind_session()
+        application.hub.join(self, ALL, socket_topic(self.id))
+        if self._is_one_too_many():
+            self.close(TOO_FAST, "too many sockets of one session")
+            return None
+        opened = self._open_hook(*args, **kwargs)
+        if opened is not None:
+            return self._after_open(opened)
+        self._run_hook(self._push_view)
+        return None
+
+    async def _after_open(self, opened: Awaitable[None]) -> None:
+        await opened
+        self._run_hook(self._push_view)
+
+    def on_message(self, message: str | bytes) -> None:
+        if self._calls is None:
+            return
+        if time.monotonic() >= self._touch_at and not _is_ping(message):
+            self._touch_session()
+        self._calls.receive(message)
+
+    def _touch_session(self) -> None:
+        """A call is activity: the session's idle time begins anew, though not more often than matters."""
+        self._touch_at = time.monotonic() + self._sessions.options.touch_interval
+        connection = self._connection_session
+        if connection is not None and connection.is_loaded and not connection.session.is_new:
+            self.application.spawn(self._touch(connection.session))
+
+    async def _touch(self, session: Session) -> None:
+        # A store that is away is told so by whatever needs it; the next call touches again.
+        with contextlib.suppress(StoreError, SessionGone):
+            await session.touch()
+
+    async def retire(self) -> None:
+        """Answer the calls in flight and close with 1012: the process restarts, the client comes back."""
+        if self._calls is not None and isinstance(self.ws_connection, Connection):
+            self.ws_connection.pause_reading()
+            await self._calls.drain()
+        self.close(1012, "restart")
+
+    def on_connection_close(self) -> None:
+        if self._calls is not None:
+            self._calls.close()
+            self.application.hub.drop(self)
+            self.application.sockets.pop(self.id, None)
+        super().on_connection_close()
+
+    # --- events -------------------------------------------------------------------------------------------------------
+
+    def deliver(self, message: Message) -> None:
+        """Send a finished event to the browser; called by the hub."""
+        if not self._codec.binary:
+            self._send(message.text)
+            return
+        if message.frame is None:
+            message.frame = SharedFrame(message.payload)
+        self._send_shared(message.frame)
+
+    def _tell(self, event: str, *args: Any) -> None:
+        self._send(self._codec.encode((2, event, args)))
+
+    def _push_view(self) -> None:
+        connection = self._connection_session
+        if connection is None or not connection.is_loaded:
+            return
+        if type(self).session_view is RPCHandler.session_view:
+            return  # a handler without a view has nothing to tell; one whose view is None tells that
+        with connection.as_stored():
+            payload = self._codec.encode((2, "session", (self.session_view(),)))
+        if payload != self._sent_view:
+            self._sent_view = payload
+            self._send(payload)
+
+    def _bind_session(self) -> None:
+        """Be in the topics of the session: its user's, its channels'."""
+        connection = self._connection_session
+        if connection is None or not connection.is_loaded:
+            return
+        wanted = _topics_of(connection.stored())
+        hub = self.application.hub
+        if old := self._session_topics - wanted:
+            self.application.spawn(hub.unbind(self, *old))
+        if new := wanted - self._session_topics:
+            hub.join(self, *new)
+        self._session_topics = wanted
+
+    def _is_one_too_many(self) -> bool:
+        most, connection = self.application.limits.sockets_per_session, self._connection_session
+        if most is None or connection is None or not connection.is_loaded or connection.session.is_new:
+            return False
+        return self._sessions.count_sockets(connection.session.id) > most
+
+    def _check_channels(self, topics: Sequence[str]) -> None:
+        most = self.application.limits.channels
+        bound = {topic for topic in self.application.hub.topics_of(self) if topic.startswith("channel:")}
+        if most is not None and len(bound.union(topics)) > most:
+            raise RPCError(TOO_MANY, f"a socket has at most {most} channels")
+
+    # --- the session --------------------------------------------------------------------------------------------------
+
+    def session_changed(self, keys: frozenset[str]) -> None:
+        if not keys.isdisjoint({USER_ID, CHANNELS}):
+            self._bind_session()
+        self._run_hook(self._push_view)
+        super().session_changed(keys)
+
+    def session_saved(self, keys: frozenset[str]) -> Awaitable[None] | None:
+        self._run_hook(self._push_view)
+        return None if keys.isdisjoint({USER_ID, CHANNELS}) else self._hear_session()
+
+    async def _hear_session(self) -> None:
+        # Whatever is published when the save has ended reaches this socket. If the broker is away, it is told of the
+        # gap later: that is no reason for the save to fail.
+        self._bind_session()
+        with contextlib.suppress(BrokerError):
+            await self.application.hub.bind(self, *self._session_topics)
+
+    def session_offered(self, ticket: str) -> None:
+        self._tell("sstream:ticket", ticket, self._sessions.options.ticket_path)
+
+    async def _end_session(self, reason: str) -> None:
+        if self._calls is not None and self._calls.in_flight:
+            # The call that ended its own session is still to be answered.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LAST_REPLIES):
+                    await self._calls.drain()
+        await super()._end_session(reason)
+        if not self.close_on_session_end:
+            self._bind_session()
+            self._run_hook(self._push_view)
+
+
+def _status_of(error: SessionError | StoreError) -> int:
+    return 503 if isinstance(error, StoreError) else 409 if isinstance(error, SessionGone) else 500
+
+
+class _Since(msgspec.Struct):
+    offset: int
+    epoch: str
+
+
+def _is_ping(message: str | bytes) -> bool:
+    # The client's heartbeat keeps the socket alive, not the session. Looked for only when a touch is due.
+    return ("sstream.ping" in message) if isinstance(message, str) else (b"sstream.ping" in message)
+
+
+def _topics_of(session: Session) -> frozenset[str]:
+    topics = set()
+    if not session.is_gone:
+        names = [(channel_topic, name) for name in session.channels.list()]
+        for topic, name in [*names, (user_topic, session.user_id)]:
+            # Express, or anybody, may have stored what is no name: then nobody can publish to it either.
+            with contextlib.suppress(ValueError):
+                topics.add(topic(name))
+    return frozenset(topics)
+
+
+def _client_topic(channel: str) -> str:
+    try:
+        return channel_topic(channel)
+    except ValueError as error:
+        raise RPCError(INVALID_PARAMS, str(error)) from error
+
+
+def is_same_origin(protocol: str, host: str, headers: HTTPHeaders) -> bool:
+    """Does a request come from a page of this very origin, by the browser's own word?
+
+    ``Sec-Fetch-Site`` decides where it is sent, else ``Origin`` by scheme, host and port.
+    Source: Fetch Metadata Request Headers, 2.3; RFC 6454, 7.
+    """
+    site = headers.get("Sec-Fetch-Site")
+    if site is not None:
+        return site == "same-origin"
+    origin = headers.get("Origin", headers.get("Sec-Websocket-Origin", ""))
+    if not _is_origin(origin):
+        return False
+    parts = urlsplit(origin)
+    return (parts.scheme, parts.netloc.lower()) == (protocol, host.lower())
+
+
+def _is_origin(text: str) -> bool:
+    try:
+        return bool(urlsplit(text).netloc)
+    except ValueError:
+        return False

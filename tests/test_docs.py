@@ -1,0 +1,18 @@
+"""Every Python block in the documentation runs."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+DOCS = Path(__file__).parents[1] / "docs"
+BLOCKS = [
+    pytest.param(block, id=f"{page.stem}-{number}")
+    for page in sorted(DOCS.glob("*.md"))
+    for number, block in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL), 1)
+]
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_a_block_of_the_documentation_runs_by_itself(block: str) -> None:
+    exec(compile(block, "documentation", "exec"), {"__name__": "documentation"})

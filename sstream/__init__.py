@@ -1,6 +1,7 @@
 """One session, every transport: sessions, remote calls and events for Tornado."""
 
 from sstream.application import Application
+from sstream.client import ClosedError, connect
 from sstream.errors import (
     BrokerError,
     ConfigurationError,
@@ -26,6 +27,7 @@ __all__ = [
     "Application",
     "Broker",
     "BrokerError",
+    "ClosedError",
     "ConfigurationError",
     "Limits",
     "MemoryBroker",
@@ -44,6 +46,7 @@ __all__ = [
     "SessionStore",
     "StoreError",
     "__version__",
+    "connect",
     "debug",
     "load_actions",
     "load_session",

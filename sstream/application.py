@@ -18,7 +18,7 @@ from tornado.ioloop import IOLoop
 from tornado.routing import RuleRouter
 from tornado.web import HTTPError
 
-from sstream.errors import ConfigurationError, StoreError
+from sstream.errors import ConfigurationError, SessionGone, StoreError
 from sstream.handlers import RPCHandler, SessionMixin, is_same_origin
 from sstream.limits import Limits
 from sstream.pubsub import Broker, ChannelOptions, Hub, MemoryBroker, Publisher, RedisBroker
@@ -33,6 +33,7 @@ __all__ = ["Application"]
 
 _log = logging.getLogger("sstream")
 
+_IDLE_TIMEOUT: Final = 10.0  # seconds
 _RETIRE_PAUSE: Final = 0.01  # seconds
 _LOOK_PAUSE: Final = 0.02  # seconds between two looks whether the pages in flight are answered
 _CLIENT: Final = Path(__file__).parent / "client"
@@ -101,7 +102,12 @@ class Application(tornado.web.Application):
         self._handlers = _rpc_handlers(self.default_router)
 
     def listen(self, port: int, address: str | None = None, **kwargs: Any) -> HTTPServer:
-        """Start an HTTP server for this application, as Tornado's method does; `close` stops it."""
+        """Start an HTTP server for this application, as Tornado's method does; `close` stops it.
+
+        A connection that is idle, or whose request headers do not come to an end, is dropped after 10 seconds instead
+        of Tornado's hour; ``idle_connection_timeout=`` says otherwise.
+        """
+        kwargs.setdefault("idle_connection_timeout", _IDLE_TIMEOUT)
         server = super().listen(port, address or "", **kwargs)
         self._servers.append(server)
         IOLoop.current().add_callback(self._begin)  # the loop need not run yet
@@ -277,6 +283,8 @@ class _Ticket(SessionMixin, tornado.web.RequestHandler):
         ticket = self._read_ticket()
         try:
             session = await self._sessions.trade(ticket, self._sent_sid) if ticket is not None else None
+        except SessionGone:
+            session = None
         except StoreError as error:
             raise HTTPError(503, "a ticket could not be traded: %s", error) from error
         if session is None:
@@ -296,7 +304,7 @@ class _Ticket(SessionMixin, tornado.web.RequestHandler):
         if not is_json or len(request.body) > self._MAX_BODY:
             return None
         from_browser = "Sec-Fetch-Site" in request.headers or "Origin" in request.headers
-        if from_browser and not is_same_origin(request.protocol, request.host, request.headers):
+        if from_browser and not is_same_origin(self._is_https(), request.host, request.headers):
             return None
         try:
             body = json.loads(request.body)

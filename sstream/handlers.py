@@ -456,6 +456,10 @@ class RPCHandler(SessionMixin, WebSocketHandler):
         """May the browser subscribe to this channel by itself? No, unless a subclass says so."""
         return False
 
+    def may_publish(self, channel: str) -> bool | Awaitable[bool]:
+        """May the browser publish to this channel by itself? No, unless a subclass says so."""
+        return False
+
     def session_view(self) -> dict[str, Any] | None:
         """What the browser may see of ``self.session``; pushed as the event ``session`` on open and on change."""
         return None
@@ -486,6 +490,17 @@ class RPCHandler(SessionMixin, WebSocketHandler):
         offset, epoch = recovery.position
         return {"offset": offset, "epoch": epoch, "recovered": recovery.recovered, "missed": []}
 
+    @rpc(name="sstream.publish")
+    async def _publish(self, channel: str, event: str, *args: Any) -> None:
+        """Publish an event to a channel."""
+        allowed = self.may_publish(channel)
+        if not (allowed if isinstance(allowed, bool) else await allowed):
+            raise RPCError(FORBIDDEN, f"you may not publish to the channel {channel!r}")
+        try:
+            await self.publish.channel(channel, event, *args)
+        except (TypeError, ValueError) as error:
+            raise RPCError(INVALID_PARAMS, str(error)) from error
+
     @rpc(name="sstream.unsubscribe")
     async def _unsubscribe(self, channel: str) -> None:
         """Unsubscribe this socket from a channel."""
@@ -510,7 +525,7 @@ class RPCHandler(SessionMixin, WebSocketHandler):
         """
         headers = self.request.headers
         origin = headers.get("Origin", headers.get("Sec-Websocket-Origin"))
-        if origin is None or is_same_origin(self.request.protocol, self.request.host, headers):
+        if origin is None or is_same_origin(self._is_https(), self.request.host, headers):
             return
         is_decided = type(self).check_origin is not WebSocketHandler.check_origin
         if not _is_origin(origin) or not (is_decided or origin in self.settings.get("trusted_origins", ())):
@@ -708,24 +723,28 @@ def _client_topic(channel: str) -> str:
         raise RPCError(INVALID_PARAMS, str(error)) from error
 
 
-def is_same_origin(protocol: str, host: str, headers: HTTPHeaders) -> bool:
+def is_same_origin(is_https: bool, host: str, headers: HTTPHeaders) -> bool:
     """Does a request come from a page of this very origin, by the browser's own word?
 
     ``Sec-Fetch-Site`` decides where it is sent, else ``Origin`` by scheme, host and port.
-    Source: Fetch Metadata Request Headers, 2.3; RFC 6454, 7.
+    Source: Fetch Metadata Request Headers, 2.3; RFC 6454, 4 and 7.
     """
     site = headers.get("Sec-Fetch-Site")
     if site is not None:
         return site == "same-origin"
     origin = headers.get("Origin", headers.get("Sec-Websocket-Origin", ""))
-    if not _is_origin(origin):
-        return False
-    parts = urlsplit(origin)
-    return (parts.scheme, parts.netloc.lower()) == (protocol, host.lower())
+    scheme = "https" if is_https else "http"
+    return _is_origin(origin) and _origin(origin) == _origin(f"{scheme}://{host}")
+
+
+def _origin(text: str) -> tuple[str, str | None, int | None]:
+    parts = urlsplit(text)
+    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
 
 
 def _is_origin(text: str) -> bool:
     try:
-        return bool(urlsplit(text).netloc)
+        parts = urlsplit(text)
+        return bool(parts.hostname) and (parts.port is None or parts.port > 0)
     except ValueError:
         return False

@@ -18,6 +18,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeVar
 from urllib.parse import unquote, urlencode
 
@@ -91,9 +92,10 @@ async def eventually(condition: Callable[[], Any], what: str) -> Any:
 class Site:
     """An application that listens on a port of 127.0.0.1."""
 
-    def __init__(self, url: str, application: Application | None = None) -> None:
+    def __init__(self, url: str, application: Application | None = None, certificate: Path | None = None) -> None:
         self.url = url
         self._application = application
+        self._certificate = certificate
         self._browsers: list[Browser] = []
 
     @property
@@ -105,12 +107,12 @@ class Site:
     @property
     def address(self) -> tuple[str, int]:
         """Where it listens, for a plain socket."""
-        host, _, port = self.url.removeprefix("http://").rpartition(":")
+        host, _, port = self.url.partition("://")[2].rpartition(":")
         return host, int(port)
 
     def browser(self, **cookies: str) -> "Browser":
         """A new visitor; its websockets are closed when the site is."""
-        browser = Browser(self.url, cookies)
+        browser = Browser(self.url, cookies, certificate=self._certificate)
         self._browsers.append(browser)
         return browser
 
@@ -121,11 +123,19 @@ class Site:
 
 
 @asynccontextmanager
-async def serve(application: Application) -> AsyncIterator[Site]:
-    """Let ``application`` listen on a free port, and close it in the end."""
-    server = application.listen(0, "127.0.0.1")
+async def serve(application: Application, certificate: Path | None = None, **options: Any) -> AsyncIterator[Site]:
+    """Let ``application`` listen on a free port, and close it in the end.
+
+    Args:
+        certificate: A file with a certificate for 127.0.0.1 and its key: serve by https, and let browsers trust it.
+        options: Those of Tornado's ``HTTPServer``.
+    """
+    if certificate is not None:
+        options["ssl_options"] = {"certfile": str(certificate)}
+    server = application.listen(0, "127.0.0.1", **options)
     (listening,) = server._sockets.values()
-    site = Site(f"http://127.0.0.1:{listening.getsockname()[1]}", application)
+    scheme = "http" if certificate is None else "https"
+    site = Site(f"{scheme}://127.0.0.1:{listening.getsockname()[1]}", application, certificate)
     try:
         await application.start()
         yield site
@@ -213,11 +223,13 @@ class Browser:
     Args:
         url: The site's, ``http://127.0.0.1:8888``.
         cookies: What the visitor has already.
+        certificate: Trusted beside those of the system.
     """
 
-    def __init__(self, url: str, cookies: Mapping[str, str] | None = None) -> None:
+    def __init__(self, url: str, cookies: Mapping[str, str] | None = None, *, certificate: Path | None = None) -> None:
         self.url = url
         self.jar = CookieJar(cookies)
+        self._ca_certs = str(certificate) if certificate is not None else None
         self.sockets: list[Socket] = []
 
     @property
@@ -230,6 +242,7 @@ class Browser:
     def another_tab(self) -> "Browser":
         """Another browser with the cookies of this one, each with its own jar from now on."""
         twin = Browser(self.url)
+        twin._ca_certs = self._ca_certs
         twin.jar._cookies.update(self.jar._cookies)
         twin.sockets = self.sockets
         return twin
@@ -279,6 +292,7 @@ class Browser:
             allow_nonstandard_methods=True,
             request_timeout=PATIENCE,
             decompress_response=False,
+            ca_certs=self._ca_certs,
         )
         client = AsyncHTTPClient(force_instance=True)
         try:
@@ -314,16 +328,17 @@ class Browser:
             headers=self._headers(path, {"Origin": self.url, **(headers or {})}),
             connect_timeout=PATIENCE,
             request_timeout=PATIENCE,
+            ca_certs=self._ca_certs,
         )
         await socket._connect(request, [subprotocol] if subprotocol is not None else None)
         self.sockets.append(socket)
         return socket
 
-    async def trade(self, ticket: Any, **headers: str | None) -> Page:
-        """Trade a ticket for its cookie, as the JavaScript client does."""
+    async def trade(self, ticket: Any, path: str = "/_sstream/session", **headers: str | None) -> Page:
+        """Trade a ticket for its cookie, as the JavaScript client does, at the path that came with it."""
         return await self.fetch(
             "POST",
-            "/_sstream/session",
+            path,
             body=msgspec.json.encode({"ticket": ticket}),
             headers={"Content-Type": "application/json", **_header_names(headers)},
         )
@@ -523,8 +538,8 @@ class Socket:
                         reply.set_exception(RPCError(*error))
             case [0, call_id, str(method), params] if method in self._exposed:
                 self._keep(asyncio.ensure_future(self._answer(call_id, method, params)))
-            case [2, "sstream:ticket", [ticket]] if self._trades:
-                self._keep(asyncio.ensure_future(self._trade(ticket)))
+            case [2, "sstream:ticket", [ticket, path]] if self._trades:
+                self._keep(asyncio.ensure_future(self._trade(ticket, path)))
             case [2, *event]:
                 self.events.append(event)
             case message:
@@ -541,8 +556,8 @@ class Socket:
         else:
             self.send([1, call_id, None, result])
 
-    async def _trade(self, ticket: str) -> None:
-        self._traded.put_nowait(await self.browser.trade(ticket))
+    async def _trade(self, ticket: str, path: str) -> None:
+        self._traded.put_nowait(await self.browser.trade(ticket, path))
 
     def _on_close(self) -> None:
         if self._closed.done() or self._connection is None:

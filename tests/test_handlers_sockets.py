@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
@@ -36,6 +37,7 @@ from sstream.testing import FaultProxy, Process
 from .support import JSON, Browser, Closed, Site, Socket, SocketClosed, StoreProbe, eventually, serve, within
 
 ROOT = Path(__file__).parents[1]
+CERTIFICATE = ROOT / "tests/testing/localhost.pem"
 SECRET = "a test's own secret"
 SID = "AbCdEfGhIjKlMnOpQrStUvWxYz012345"
 
@@ -1230,7 +1232,7 @@ async def login_ticket(site: Site, browser: Browser) -> tuple[Socket, str]:
     await browser.get("/tea")
     socket = await browser.open(trades=False)
     await socket.call("account.login", "fred")
-    (ticket,) = await socket.event("sstream:ticket")
+    ticket, _ = await socket.event("sstream:ticket")
     return socket, ticket
 
 
@@ -1284,7 +1286,7 @@ async def test_a_ticket_of_a_new_session_cannot_replace_the_session_of_another_v
     attacker, victim = site.browser(), site.browser()
     socket = await attacker.open(trades=False)
     await socket.call("cart.add", "tea")
-    (ticket,) = await socket.event("sstream:ticket")
+    ticket, _ = await socket.event("sstream:ticket")
     await victim.get("/put?name=victim")
 
     page = await victim.trade(ticket)
@@ -1335,7 +1337,7 @@ async def test_an_expired_ticket_is_refused_and_changes_nothing(serve_live: Serv
     browser = site.browser()
     socket = await browser.open(trades=False)
     await socket.call("cart.add", "tea")
-    (ticket,) = await socket.event("sstream:ticket")
+    ticket, _ = await socket.event("sstream:ticket")
 
     now += 31
     page = await browser.trade(ticket)
@@ -1992,6 +1994,77 @@ async def test_https_of_the_same_host_is_another_origin_for_a_plain_websocket(
     assert told.value.code == 403
 
 
+@pytest.mark.parametrize("site_word", ["cross-site", "same-site", "none", "garbage"])
+async def test_a_handshake_that_the_browser_itself_calls_foreign_is_refused(
+    site_word: str, memory: StoreProbe, serve_live: ServeLive
+) -> None:
+    site = await serve_live(memory)
+
+    with pytest.raises(HTTPClientError) as told:
+        await site.browser().open(headers={"Sec-Fetch-Site": site_word})
+
+    assert told.value.code == 403
+    assert await (await site.browser().open(headers={"Sec-Fetch-Site": "same-origin"})).call("add", 2, 3) == 5
+
+
+async def test_trusted_origins_are_let_in_and_no_others(memory: StoreProbe) -> None:
+    friend = "https://friend.example"
+    session = SessionOptions(secret=SECRET)
+    application = Application([("/ws", Live)], store=memory, session=session, trusted_origins=[friend])
+    async with serve(application) as site:
+        browser = site.browser()
+
+        socket = await browser.open(headers={"Origin": friend, "Sec-Fetch-Site": "cross-site"})
+
+        assert await socket.call("add", 2, 3) == 5
+        for origin in (friend + ".evil.example", "http://friend.example", friend + ":8443", friend + "/"):
+            with pytest.raises(HTTPClientError):
+                await browser.open(headers={"Origin": origin})
+
+
+async def test_behind_a_proxy_that_speaks_https_the_sites_own_origin_is_https(
+    memory: StoreProbe, serve_live: ServeLive
+) -> None:
+    site = await serve_live(memory, proxy=True)
+    browser = site.browser()
+    origin = site.url.replace("http://", "https://")
+    forwarded = {"Origin": origin, "X-Forwarded-Proto": "https"}
+
+    socket = await browser.open(headers=forwarded, trades=False)
+    await socket.call("cart.add", "tea")
+    ticket, _ = await socket.event("sstream:ticket")
+    traded = await browser.trade(ticket, origin=origin, sec_fetch_site=None, x_forwarded_proto="https")
+
+    assert traded.status == 204
+    assert "; Secure;" in traded.cookies[0]
+    with pytest.raises(HTTPClientError):
+        await browser.open(headers={"Origin": site.url, "X-Forwarded-Proto": "https"})
+
+
+async def test_over_https_pages_sockets_and_tickets_work_and_the_cookie_is_secure_by_itself(
+    store: StoreProbe,
+) -> None:
+    application = Application([("/ws", WithView), *PAGES], store=store, session=SessionOptions(secret=SECRET))
+    async with serve(application, CERTIFICATE) as site:
+        browser, first = site.browser(), site.browser()
+
+        page = await browser.get("/tea")
+        socket = await browser.open()
+        view = await socket.event("session")
+        await socket.call("account.login", "fred")
+        login = await socket.traded()
+        fresh = await first.open()
+        await fresh.call("cart.add", "tea")
+        introduced = await fresh.traded()
+        await browser.get("/logout")
+
+        for reply in (page, login, introduced):
+            assert reply.cookies[0].endswith("; Path=/; HttpOnly; Secure; SameSite=Lax")
+        assert view == [{"teas": 1}]
+        assert await socket.closed() == ENDED
+        assert (await first.get("/look")).json == {"cart": {"tea": 1}}
+
+
 async def test_a_program_without_an_origin_is_let_in(memory: StoreProbe, serve_live: ServeLive) -> None:
     site = await serve_live(memory)
 
@@ -2078,7 +2151,9 @@ async def test_open_may_write_to_the_session_in_a_turn_of_its_own(store: StorePr
     assert await stored(store, browser.sid) == {"opened": 2}
 
 
-async def test_calls_sent_while_open_still_waits_are_answered(memory: StoreProbe, serve_live: ServeLive) -> None:
+async def test_calls_sent_while_open_still_waits_run_after_it_as_tornado_has_it(
+    memory: StoreProbe, serve_live: ServeLive
+) -> None:
     go_on = asyncio.Event()
 
     class Slow(Live):
@@ -2092,7 +2167,7 @@ async def test_calls_sent_while_open_still_waits_are_answered(memory: StoreProbe
     call = socket.ask("what_was_heard")
     go_on.set()
 
-    assert await socket.reply(call) in ([], ["opened"])
+    assert await socket.reply(call) == ["opened"]
 
 
 async def test_an_open_that_raises_is_logged_and_nothing_of_the_socket_is_left(
@@ -2639,6 +2714,57 @@ async def test_the_server_calls_what_the_browser_exposes(memory: StoreProbe, ser
     assert (error.code, error.message, error.data) == (4003, "I will not", [1])
 
 
+# --- what the log may say ---------------------------------------------------------------------------------------------
+
+
+async def test_no_log_line_ever_holds_an_id_a_cookie_a_ticket_or_a_payload(
+    store: StoreProbe, serve_live: ServeLive, expect_log: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    site = await serve_live(store, Spoiling)
+    browser = site.browser()
+    expect_log("", logger="sstream", required=False)
+    expect_log("", logger="tornado", required=False)
+    secrets: set[str | None] = set()
+    with caplog.at_level("DEBUG"):
+        await browser.get("/put?password=hunter2")
+        secrets |= {browser.sid, browser.jar["connect.sid"]}
+        socket = await browser.open(trades=False)
+        await socket.call("account.login", "fred")
+        ticket, _ = await socket.event("sstream:ticket")
+        for call in (
+            socket.call("fail"),
+            socket.call("spoil", "nan"),
+            socket.call("spoil", "big"),
+            socket.call("xyzzy"),
+        ):
+            await refused(call)
+        socket.send_raw(b"hunter2\xc1")
+        await socket.message()
+        await browser.trade("forged-" + ticket)
+        await browser.trade(ticket)
+        secrets |= {ticket, browser.sid, browser.jar["connect.sid"]}
+        store.fail("get", "swap", "touch")
+        await browser.get("/put?a=1")
+        await refused(socket.call("cart.add", "hunter2"))
+        store.heal()
+        sid = browser.sid
+        assert sid is not None
+        await store.store.delete(f"sess:{sid}")
+        await store.store.swap(f"sess:{sid}", None, b"hunter2, and no session", 100)
+        await browser.get("/look")
+        await browser.get("/logout")
+
+    secrets = {secret for secret in secrets if secret}
+    assert len(secrets) == 5
+    assert len(caplog.records) > 5
+    for record in caplog.records:
+        line = logging.Formatter().format(record)
+        # The query of a page is the visitor's own, and stands in Tornado's log of requests.
+        if record.name != "tornado.access":
+            assert "hunter2" not in line
+        assert not [secret for secret in secrets if secret in line], line
+
+
 # --- two processes ----------------------------------------------------------------------------------------------------
 
 
@@ -2656,11 +2782,13 @@ def processes(redis_server: str) -> Iterator[list[Process]]:
 
 
 @pytest.fixture
-def two(processes: list[Process], redis_url: str) -> Iterator[tuple[Site, Site]]:
+async def two(processes: list[Process], redis_url: str) -> AsyncIterator[tuple[Site, Site]]:
     """The same, on a database that is empty; whatever a process writes to its log fails the test."""
     written = [len(process.log) for process in processes]
     sites = [Site(process.wait_for(r"^listening on (\S+)$")[1]) for process in processes]
     yield sites[0], sites[1]
+    for site in sites:
+        await site.close()
     assert [process.log[start:] for process, start in zip(processes, written, strict=True)] == ["", ""]
 
 
@@ -2683,7 +2811,6 @@ async def test_a_change_in_one_process_is_seen_by_sockets_of_the_other(two: tupl
     assert await socket.call("cart.add", "tea") == {"tea": 4}
     assert [await neighbour.event("session") for _ in range(2)] == [[{"teas": 3}], [{"teas": 4}]]
     assert (await browser.get("/look")).json == {"cart": {"tea": 4}}
-    await close_all(browser, tab)
 
 
 async def test_a_logout_in_one_process_closes_the_sockets_of_the_other(two: tuple[Site, Site]) -> None:
@@ -2722,7 +2849,6 @@ async def test_a_login_by_socket_takes_the_sockets_of_the_other_process_along(tw
     assert [by_other, by_page, by_mine] == [{"tea": 2}, {"tea": 3}, {"tea": 4}]
     assert (await tab.get("/look")).json == {}  # it still has the old cookie
     assert not other.is_closed
-    await close_all(browser, tab)
 
 
 async def test_a_ticket_may_be_traded_at_the_other_process(two: tuple[Site, Site]) -> None:
@@ -2731,7 +2857,7 @@ async def test_a_ticket_may_be_traded_at_the_other_process(two: tuple[Site, Site
     await browser.get("/tea")
     socket = await browser.open(trades=False)
     await socket.call("account.login", "fred")
-    (ticket,) = await socket.event("sstream:ticket")
+    ticket, _ = await socket.event("sstream:ticket")
     tab = beyond(browser, there)
 
     traded = await tab.trade(ticket)
@@ -2741,7 +2867,6 @@ async def test_a_ticket_may_be_traded_at_the_other_process(two: tuple[Site, Site
     assert (await browser.get("/look")).json == {}
     assert await socket.call("cart.add", "tea") == {"tea": 2}
     assert (await tab.get("/look")).json["cart"] == {"tea": 2}
-    await close_all(browser)
 
 
 async def test_an_event_published_in_one_process_reaches_the_sockets_of_the_other_once(two: tuple[Site, Site]) -> None:
@@ -2763,7 +2888,6 @@ async def test_an_event_published_in_one_process_reaches_the_sockets_of_the_othe
     names = [[event[0] for event in socket.events if event[0] != "session"] for socket in (first, second)]
     assert names == [["to fred", "to all"], ["to anna", "to one", "to all"]]
     assert await second.event("to all") == ["args", 1]
-    await close_all(fred, anna)
 
 
 async def test_end_all_in_one_process_ends_the_users_sockets_in_the_other(two: tuple[Site, Site]) -> None:
@@ -2779,7 +2903,6 @@ async def test_end_all_in_one_process_ends_the_users_sockets_in_the_other(two: t
     assert await other.event("ended") == ["ended"]
     assert await other.closed() == ENDED
     assert (await mine.call("cart.show"))["userId"] == "fred"
-    await close_all(fred_here)
 
 
 async def test_writes_from_both_processes_at_once_are_all_kept(two: tuple[Site, Site]) -> None:
@@ -2798,7 +2921,6 @@ async def test_writes_from_both_processes_at_once_are_all_kept(two: tuple[Site, 
     data = (await browser.get("/look")).json
     assert len(data) == 1 + 30 + 30 + 1
     assert data["n"] == 30
-    await close_all(browser, twin)
 
 
 def beyond(browser: Browser, site: Site) -> Browser:
@@ -2806,8 +2928,3 @@ def beyond(browser: Browser, site: Site) -> Browser:
     twin = site.browser()
     twin.jar["connect.sid"] = browser.jar["connect.sid"]
     return twin
-
-
-async def close_all(*browsers: Browser) -> None:
-    for browser in browsers:
-        await browser.close()

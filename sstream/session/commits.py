@@ -104,20 +104,23 @@ class Commits:
     async def read_into(self, session: Session) -> None:
         """Bring ``session`` to the newest text; raises `SessionGone`."""
         while True:
-            text = await self.store.get(self.key_of(session.id))
+            sid = session.id
+            text = await self.store.get(self.key_of(sid))
             if text is not None:
-                session.rebase(text, self.split_or_raise(session.id, text))
+                session.rebase(text, self.split_or_raise(sid, text))
                 return
-            await self.follow(session)
+            await self.follow(session, sid)
 
-    async def follow(self, session: Session) -> None:
-        """Go where a session went that is not stored any more; raises `SessionGone` if that was its end."""
-        fate = await self.records.fate(session.id)
+    async def follow(self, session: Session, sid: str) -> None:
+        """Go where a session went that is not stored under ``sid`` any more; `SessionGone` if that was its end."""
+        fate = await self.records.fate(sid)
+        if session.id != sid:
+            return  # it was led to its new id meanwhile
         if fate.moved_to is not None:
             session.follow(fate.moved_to)
             return
         session.mark_gone()
-        self.copies.end(session.id, fate.reason)
+        self.copies.end(sid, fate.reason)
         raise SessionGone("this session was ended in the meantime")
 
     def new_cookie(self, session: Session) -> dict[str, Any]:
@@ -189,7 +192,7 @@ class Commits:
                 if stored is None:
                     if text is None:
                         continue  # it was there and is gone again: the id is free
-                    await self.follow(session)
+                    await self.follow(session, sid)
                     stored = await self.store.get(self.key_of(session.id))
                     if stored is None:
                         continue

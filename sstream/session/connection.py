@@ -3,11 +3,11 @@
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import TracebackType
-from typing import Protocol
+from typing import Any, Protocol
 
-from sstream.errors import SessionGone, StoreError
+from sstream.errors import SessionError, SessionGone, StoreError
 from sstream.session.copies import Copy
 from sstream.session.session import Session
 from sstream.session.sessions import Sessions
@@ -43,6 +43,7 @@ class ConnectionSession:
         "_closed",
         "_copy",
         "_ended",
+        "_holder",
         "_is_https",
         "_listener",
         "_opener",
@@ -59,6 +60,7 @@ class ConnectionSession:
         self.current: Session | None = None  # None: not loaded yet
         # Invariant: one turn is running if _turns > 0, and the other _turns - 1 are in _waiting.
         self._turns = 0
+        self._holder: asyncio.Task[Any] | None = None  # who has the turn, if it may wait in it
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._opener: asyncio.Task[None] | None = None
         self._copy: Copy | None = None  # the process' own, of the current session, once `now` has looked it up
@@ -181,16 +183,24 @@ class ConnectionSession:
     async def begin_turn(self) -> Session:
         """Wait for the turn and read the session; `end_turn` must follow, unless this raises."""
         session = self.now()
+        task = asyncio.current_task()
         if session is not None:
             self._turns = 1
+            self._holder = task
             return session
+        if self._turns and self._holder is task:
+            raise SessionError("this call has its turn already and would wait for itself; use self.session")
         await self._wait_turn()
+        self._holder = task
         try:
             if self._ended:
                 raise SessionGone("this session was ended")
-            if not self.session.is_new:
-                await self._sessions.refresh(self.session)
-            return self.session
+            session = self.session
+            if not session.is_new:
+                if not session.is_in_browser:
+                    await self._introduce(session)  # the store did not answer when it was first tried
+                await self._sessions.refresh(session)
+            return session
         except BaseException:
             self._end_turn()
             raise
@@ -208,7 +218,9 @@ class ConnectionSession:
                     session.rollback()
                     raise
             if not (session.is_new or session.is_in_browser or session.is_gone):
-                await self._introduce(session)
+                # What the call has changed is stored, so this is no reason for it to fail: the next turn tries again.
+                with suppress(StoreError):
+                    await self._introduce(session)
         finally:
             self._end_turn()
 
@@ -230,6 +242,7 @@ class ConnectionSession:
 
     def _end_turn(self) -> None:
         self._turns -= 1
+        self._holder = None
         # One that was cancelled in this very pass of the loop is still here; it takes itself out.
         for turn in self._waiting:
             if not turn.done():

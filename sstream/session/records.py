@@ -7,7 +7,7 @@ import asyncio
 import hashlib
 import json
 import secrets
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -18,12 +18,13 @@ from sstream.session.store import SessionStore
 
 __all__ = ["Fate", "Records", "Ticket"]
 
-_FATE: Final = "sstream:fate:"  # + sid -> {"moved": sid} or {"ended": reason}
+_FATE: Final = "sstream:fate:"  # + sid -> {"moving": sid}, {"moved": sid} or {"ended": reason}
 _MOVING: Final = "sstream:moving:"  # + sid -> whoever moves it
 _TICKET: Final = "sstream:ticket:"  # + SHA-256 of a ticket -> {"from": sid | null, "to": sid}
 _USER: Final = "sstream:user:"  # + user's id -> a JSON list of that user's session ids
 
 _FATE_TTL: Final = 60  # seconds; every process asks within moments
+_PAUSE: Final = 0.02  # seconds between two looks at a move that is under way
 _MOVING_TTL: Final = 5  # seconds; a process that dies meanwhile blocks nobody for longer
 _REMEMBERED: Final = 10_000
 
@@ -56,16 +57,37 @@ class Records:
     # --- fates --------------------------------------------------------------------------------------------------------
 
     async def fate(self, sid: str) -> Fate:
-        """What became of a session; one of which nothing was noted has expired, or was removed by hand."""
-        text = await self._store.get(_FATE + sid)
-        if text is None:
-            return Fate()
-        fields = json.loads(text)
-        return Fate(moved_to=fields.get("moved"), reason=fields.get("ended", "expired"))
+        """What became of a session; one of which nothing was noted has expired, or was removed by hand.
 
-    async def note_fate(self, sid: str, fate: Fate) -> None:
-        """Tell every process what becomes of a session, before its key goes."""
-        fields = {"ended": fate.reason} if fate.moved_to is None else {"moved": fate.moved_to}
+        While it is being moved, the end of that is waited for. A move that does not come to an end, because its process
+        died, is none: what is left of it at the new id has a minute to live and was told to nobody.
+        """
+        for _ in range(round(_MOVING_TTL / _PAUSE)):
+            text = await self._store.get(_FATE + sid)
+            fields = json.loads(text) if text is not None else {}
+            if "moving" not in fields:
+                return Fate(moved_to=fields.get("moved"), reason=fields.get("ended", "expired"))
+            await asyncio.sleep(_PAUSE)
+        return Fate()
+
+    async def note_moving(self, sid: str, new: str) -> None:
+        """A session is about to move; see `fate`."""
+        await self._note(sid, {"moving": new})
+
+    async def note_moved(self, sid: str, new: str) -> None:
+        """A session has moved; its old key is gone."""
+        await self._note(sid, {"moved": new})
+
+    async def note_ended(self, sid: str, reason: str) -> None:
+        """A session has ended; its key is gone."""
+        await self._note(sid, {"ended": reason})
+
+    async def note_ending(self, sid: str, reason: str) -> bool:
+        """A session is about to end; ``False``, and nothing noted, where something else was noted of it before."""
+        made, _ = await self._store.swap(_FATE + sid, None, json.dumps({"ended": reason}).encode(), _FATE_TTL)
+        return made
+
+    async def _note(self, sid: str, fields: Mapping[str, str]) -> None:
         text = json.dumps(fields).encode()
         made, stored = await self._store.swap(_FATE + sid, None, text, _FATE_TTL)
         while not made:
@@ -81,7 +103,7 @@ class Records:
         while not (await self._store.swap(key, None, token, _MOVING_TTL))[0]:
             if asyncio.get_running_loop().time() > end:
                 raise StoreError("this session is being moved by another process, which does not come to an end")
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(_PAUSE)
         try:
             yield
         finally:

@@ -5,14 +5,14 @@ import inspect
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from sstream.errors import ConfigurationError, SessionGone, StoreError
 from sstream.session import cookie, express
 from sstream.session.commits import Commits, announced_move, log_name
 from sstream.session.copies import Copy, SessionSocket
 from sstream.session.options import SessionOptions
-from sstream.session.records import Fate, Ticket
+from sstream.session.records import Ticket
 from sstream.session.session import BOOKKEEPING, USER_ID, Session
 from sstream.session.store import SessionStore
 
@@ -21,6 +21,8 @@ __all__ = ["Sessions"]
 T = TypeVar("T")
 
 _log = logging.getLogger("sstream.session")
+
+_PLACED_TTL: Final = 60  # seconds
 
 
 class Sessions:
@@ -157,10 +159,11 @@ class Sessions:
     async def transact(self, session: Session, change: Callable[[Session], T | Awaitable[T]]) -> T:
         """Read, change and write as one step; see `Session.transact`."""
         end = self._commits.time_limit()
+        is_stored = not session.is_new
         while True:
             scratch = Session(self, session.id, *session.snapshot())
             scratch.is_https = session.is_https
-            if not session.is_new:
+            if is_stored:
                 await self._commits.read_into(scratch)
             result = change(scratch)
             value: T = await result if inspect.isawaitable(result) else result
@@ -173,6 +176,7 @@ class Sessions:
                     session.rebase(text, parts)
                 return value
             self._commits.check_time(end)
+            is_stored = True  # by whoever was faster; of a new session, by us, and the acknowledgement was lost
 
     # --- open sockets -------------------------------------------------------------------------------------------------
 
@@ -234,8 +238,9 @@ class Sessions:
         Raises:
             StoreError: The store did not answer.
         """
+        # In one pipeline, in this order: the note tells the other processes the reason when they find nothing.
         noted, removed = await asyncio.gather(
-            self._records.note_fate(sid, Fate(reason=reason)),
+            self._records.note_ending(sid, reason),
             self.store.delete(self._commits.key_of(sid)),
             return_exceptions=True,
         )
@@ -243,8 +248,13 @@ class Sessions:
             raise removed
         if isinstance(noted, BaseException) and not isinstance(noted, StoreError):
             raise noted  # a full store may refuse the note; the other processes then call the session expired
+        if not removed:
+            fate = await self._records.fate(sid)
+            return fate.moved_to is not None and await self.end(fate.moved_to, reason)
+        if noted is False:
+            await self._records.note_ended(sid, reason)  # whoever was moving it finds that there is nothing to move
         self._copies.end(sid, reason)
-        return removed
+        return True
 
     async def of_user(self, user_id: str | int) -> list[Session]:
         """The stored sessions of a user who logged in by `Session.set_user_id`.
@@ -252,17 +262,26 @@ class Sessions:
         A login by Express counts from the first time that sstream has seen the session.
         """
         sids = await self._records.sessions_of(user_id)
-        found = await asyncio.gather(*map(self.get, sids))
-        sessions = [session for session in found if session is not None and str(session.user_id) == str(user_id)]
-        alive = {session.id for session in sessions}
-        if dead := [sid for sid in sids if sid not in alive]:
+        found = await asyncio.gather(*map(self._get_moved, sids))
+        # By id: one that is just moving may stand in the index under both of its ids.
+        sessions = {session.id: session for session in found if session is not None}
+        sessions = {sid: session for sid, session in sessions.items() if str(session.user_id) == str(user_id)}
+        if dead := [sid for sid in sids if sid not in sessions]:
             await self._records.remove_sessions(user_id, dead)
-        return sessions
+        return list(sessions.values())
+
+    async def _get_moved(self, sid: str) -> Session | None:
+        """Like `get`, of a session that may be moving to another id at this moment."""
+        session = await self.get(sid)
+        if session is None and (fate := await self._records.fate(sid)).moved_to is not None:
+            return await self.get(fate.moved_to)
+        return session
 
     async def end_all(self, user_id: str | int, keep: Session | str | None = None) -> int:
         """End every session of a user but ``keep`` (a session or its id); returns how many."""
         kept = keep.id if isinstance(keep, Session) else keep
-        ended = [self.end(session.id) for session in await self.of_user(user_id) if session.id != kept]
+        sids = {session.id for session in await self.of_user(user_id)}
+        ended = [self.end(sid) for sid in sids - {kept}]
         return sum(await asyncio.gather(*ended))
 
     # --- renewing the id ----------------------------------------------------------------------------------------------
@@ -368,36 +387,40 @@ class Sessions:
                 if text is not None:
                     await self._move_text(session, text, new, end)
                     return
-            await self._commits.follow(session)
+            await self._commits.follow(session, old)
             if session.id == new:
                 return
             self._commits.check_time(end)
 
     async def _move_text(self, session: Session, text: bytes, new: str, end: float) -> None:
         old = session.id
+        old_key, new_key = self._commits.key_of(old), self._commits.key_of(new)
         placed: bytes | None = None
         while True:
             parts = _without_move(self._commits.split_or_raise(old, text))
             moved = express.join(parts)
-            made, stored = await self.store.swap(self._commits.key_of(new), placed, moved, self._commits.ttl_of(parts))
+            # For a minute only: should this process die now, nobody knows this id, and nothing may live on under it.
+            made, stored = await self.store.swap(new_key, placed, moved, _PLACED_TTL)
             if not made:
                 placed = stored  # left by a process that died while it moved this session
                 self._commits.check_time(end)
                 continue
             placed = moved
-            await self._records.note_fate(old, Fate(moved_to=new))
+            await self._records.note_moving(old, new)
             with self._copies.doubting(old):
-                made, stored = await self.store.swap(self._commits.key_of(old), text, None, 1)
+                made, stored = await self.store.swap(old_key, text, None, 1)
             if made:
                 break
             if stored is None:
-                await self.store.delete(self._commits.key_of(new))
-                await self._records.note_fate(old, Fate(reason="ended"))
+                await self.store.delete(new_key)
+                await self._records.note_ended(old, "ended")
                 session.mark_gone()
                 self._copies.end(old, "ended")
                 raise SessionGone("this session was ended while its id was renewed")
             text = stored
             self._commits.check_time(end)
+        await self._records.note_moved(old, new)
+        await self.store.touch(new_key, self._commits.ttl_of(parts))
         session.follow(new)
         session.rebase(moved, parts)
         session.is_in_browser = False

@@ -88,7 +88,7 @@ class Live(RPCHandler):
         yield 1, Point(1)
 
     @rpc
-    def anything(self, x, y=object()):  # noqa: B008
+    def anything(self, x, y=object()):
         pass
 
     @rpc

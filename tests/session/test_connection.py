@@ -1,11 +1,16 @@
 """The session of an open socket: its turns, its copy, and the tickets for its browser."""
 
 import asyncio
+import contextlib
 
 import pytest
+import redis.asyncio
+from redis.asyncio.connection import parse_url
 
 from sstream.errors import SessionGone, StoreError
 from sstream.session.connection import ConnectionSession
+from sstream.session.redis import RedisStore
+from sstream.testing import Fault, FaultProxy
 from tests.support import StoreProbe, eventually
 
 
@@ -536,6 +541,106 @@ async def test_a_stale_copy_is_an_error_where_the_store_is_away(start_process, n
     here.store.heal()
     await use(socket, "a", 2)
     assert (await here.get(session.id))["a"] == 2
+
+
+# --- a Redis that is away ---------------------------------------------------------------------------------------------
+
+
+in_redis = pytest.mark.parametrize("new_store", ["redis"], indirect=True)
+
+
+@pytest.fixture
+async def proxy(redis_url):
+    """Stands between the first process and Redis."""
+    async with FaultProxy(parse_url(redis_url)["port"]) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+async def behind(start_process, proxy, redis_url, expect_log):
+    """The registry of a process that reaches Redis through ``proxy``."""
+    expect_log("Redis (cannot be reached|is back)", logger="sstream.session", required=False)
+    behind = await start_process(StoreProbe(RedisStore(proxy.url)))
+    yield behind
+    await behind.close()
+    await behind.store.close()
+
+
+@pytest.fixture
+async def beside(start_process, behind, redis_url):
+    """The registry of another process, with a way to Redis of its own."""
+    return await start_process(StoreProbe(RedisStore(redis_url)))
+
+
+@in_redis
+async def test_what_happened_while_redis_was_out_of_reach_is_heard_afterwards(behind, beside, proxy, open_socket):
+    session, ending = await beside.create({"a": 1}), await beside.create({"a": 1})
+    socket, other = await open_socket(behind, session.id), await open_socket(behind, ending.id)
+    proxy.refuse()
+
+    page = await beside.get(session.id)
+    page["a"] = 2
+    await page.save()
+    await beside.end(ending.id, "logout")
+    with pytest.raises(StoreError):
+        await use(socket, "b", 1)
+    assert socket.connection.now() is None
+    await proxy.accept()
+
+    await eventually(lambda: socket.changed == [{"a"}], "the socket has not heard of the change")
+    await eventually(lambda: other.ended == ["logout"], "the socket has not heard of the end")
+    await use(socket, "b", 1)
+    assert dict(await beside.get(session.id)) == {"a": 2, "b": 1}
+
+
+@in_redis
+async def test_a_frozen_redis_is_an_error_for_every_turn_and_nothing_is_lost(behind, beside, proxy, open_socket):
+    session = await beside.create({"n": 0})
+    socket = await open_socket(behind, session.id)
+    proxy.freeze()
+
+    for _ in range(2):
+        with pytest.raises(StoreError):
+            await use(socket, "a", 1)
+    proxy.thaw()
+
+    await eventually(lambda: socket.connection.now() is not None, "the copy is never fresh again")
+    await use(socket, "b", 1)
+    assert (await beside.get(session.id))["b"] == 1
+
+
+@in_redis
+async def test_a_flushed_redis_ends_every_socket(behind, beside, open_socket, redis_url):
+    session = await beside.create({"a": 1})
+    sockets = [await open_socket(behind, session.id), await open_socket(beside, session.id)]
+
+    client = redis.asyncio.Redis.from_url(redis_url)
+    await client.flushall()
+    await client.aclose()
+
+    await eventually(lambda: [s.ended for s in sockets] == [["expired"]] * 2, "a socket has not heard of the end")
+
+
+@in_redis
+@pytest.mark.parametrize("command", ["EVALSHA", "GET"])
+@pytest.mark.parametrize("fault", [Fault.CUT_BEFORE, Fault.CUT_REPLY, Fault.CUT_AFTER])
+async def test_no_acknowledged_write_is_lost_where_connections_are_cut(
+    behind, beside, proxy, open_socket, command, fault
+):
+    session = await beside.create()
+    socket = await open_socket(behind, session.id)
+    acknowledged = {}
+    proxy.on(command, fault, chance=0.3, times=None)
+    for number in range(20):
+        with contextlib.suppress(StoreError):
+            await use(socket, f"key{number}", number)
+            acknowledged[f"key{number}"] = number
+    proxy.clear()
+
+    stored = dict(await beside.get(session.id))
+    assert acknowledged.items() <= stored.items()
+    assert socket.ended == []
+    await eventually(lambda: dict(socket.session) == stored, "the copy is not the newest")
 
 
 # --- the end ----------------------------------------------------------------------------------------------------------

@@ -140,6 +140,11 @@ def test_no_text_makes_it_raise(value):
     assert isinstance(cookie.find(value, "connect.sid"), list)
 
 
+@pytest.mark.parametrize("value", ["s:\ud800.x", "s:a.\ud800", "%41\ud800", "s:\udcff.\udcff", "\ud800"])
+def test_lone_surrogates_make_it_no_id(value):
+    assert cookie.decode(value, [SECRET]) is None
+
+
 @given(value=st.binary(max_size=300))
 def test_no_bytes_of_a_header_make_it_raise(value):
     header = "connect.sid=" + value.decode("latin-1")

@@ -138,5 +138,18 @@ def test_host_only_is_the_strictest_cookie():
     assert (options.secrets, options.max_age) == (("x",), 60)
 
 
+@pytest.mark.parametrize(("max_age", "interval"), [(30 * 86400, 60), (6000, 60), (600, 6), (1, 0.01)])
+def test_activity_touches_once_in_a_minute_or_in_a_hundredth_of_the_idle_time(max_age, interval):
+    assert SessionOptions(max_age=max_age).touch_interval == interval
+
+
+@pytest.mark.parametrize(
+    ("path", "ticket_path"),
+    [("/", "/_sstream/session"), ("/app", "/app/_sstream/session"), ("/a/", "/a/_sstream/session")],
+)
+def test_tickets_are_traded_where_the_browser_sends_its_cookie(path, ticket_path):
+    assert SessionOptions(path=path).ticket_path == ticket_path
+
+
 def test_secrets_do_not_show_in_a_repr():
     assert "keyboard cat" not in repr(SessionOptions(secret=["keyboard cat"]))

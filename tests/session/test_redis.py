@@ -663,6 +663,16 @@ async def test_a_wrong_password_is_an_error_and_told_to_nobody(start_redis, open
     assert "wrong-one" not in str(error) + told.records[0].getMessage()
 
 
+async def test_settings_that_cannot_work_are_told_to_whoever_waits(own_redis, open_store, expect_log):
+    expect_log("cannot be connected to", logger="sstream.session")
+    store = open_store(aioredis.Redis(port=own_redis.port, encoding="no-such-encoding"))
+
+    error, seconds = await failure_of(store.get(KEY))
+
+    assert "no-such-encoding" in str(error)
+    assert seconds < 0.5
+
+
 @pytest.mark.parametrize("url", ["http://localhost", "redis+sentinel://localhost:1", "redis://localhost:port"])
 async def test_what_is_no_url_of_redis_is_refused_at_once(url):
     with pytest.raises(ConfigurationError, match="not a Redis URL"):

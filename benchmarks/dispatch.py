@@ -92,7 +92,7 @@ def unchecked(payload: bytes) -> None:
 
 def by_pydantic() -> Receive | None:
     try:
-        import pydantic  # noqa: PLC0415  # it may be missing
+        import pydantic  # it may be missing
     except ImportError:
         return None
     adapter = pydantic.TypeAdapter(tuple[pydantic.StrictInt, pydantic.StrictInt])

@@ -2,9 +2,10 @@
 
     python -m benchmarks.engine [--rounds 5] [--seconds 2] [--only tornado,sstream] [--table calls,large,fanout,memory]
 
-Every server decodes MessagePack, calls ``add(2, 3)`` or ``echo(x)``, and encodes the reply; there is no framework on top. One
-server process has one core, the load (load.c) the other; the contenders take turns in each round. The figure is thousand
-messages per second of the server's CPU time, from /proc, the median of the rounds with the spread in percent.
+Every server decodes MessagePack, calls ``add(2, 3)`` or ``echo(x)``, and encodes the reply; there is no framework on
+top. One server process has one core, the load (load.c) the other; the contenders take turns in each round. The figure
+is thousand messages per second of the server's CPU time, from /proc, the median of the rounds with the spread in
+percent.
 """
 
 import argparse
@@ -212,7 +213,9 @@ class Load:
             ["taskset", "-c", str(core), self.program, *map(str, arguments)], stdout=subprocess.PIPE, text=True
         )
 
-    def measure(self, server: Server, seconds: float, connections: int, depth: int, call: str, *mode: str) -> dict[str, float]:
+    def measure(
+        self, server: Server, seconds: float, connections: int, depth: int, call: str, *mode: str
+    ) -> dict[str, float]:
         load = self.start(server.port, "/", connections, depth, seconds, CALLS[call].hex(), *mode)
         assert load.stdout is not None
         assert load.stdout.readline() == "start\n"
@@ -252,7 +255,10 @@ COLUMNS: dict[str, list[tuple[str, Callable[[Load, Server, float], dict[str, flo
     ],
     "fanout": [
         ("1 to 1000", lambda load, server, seconds: load.measure(server, seconds, SUBSCRIBERS, 1, "publish", "fanout")),
-        ("16 to 1000", lambda load, server, seconds: load.measure(server, seconds, SUBSCRIBERS, 16, "publish", "fanout")),
+        (
+            "16 to 1000",
+            lambda load, server, seconds: load.measure(server, seconds, SUBSCRIBERS, 16, "publish", "fanout"),
+        ),
     ],
     "memory": [("KB idle", lambda load, server, seconds: load.idle(server, IDLE))],
 }
@@ -280,9 +286,11 @@ def main() -> None:
 
     names = [name for name in options.only.split(",") if name != "picows" or version("picows") != "no picows"]
     columns = [column for table in options.table.split(",") for column in COLUMNS[table]]
-    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {platform.python_implementation()}"
-          f" {platform.python_version()}, {version('tornado')}, {version('uvloop')}, {version('picows')},"
-          f" parser {parser_class.__name__}; {options.rounds} rounds of {options.seconds} s")
+    print(
+        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {platform.python_implementation()}"
+        f" {platform.python_version()}, {version('tornado')}, {version('uvloop')}, {version('picows')},"
+        f" parser {parser_class.__name__}; {options.rounds} rounds of {options.seconds} s"
+    )
     load = Load()
     results: dict[tuple[str, str], list[dict[str, float]]] = {}
     port = options.port

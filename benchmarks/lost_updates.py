@@ -2,8 +2,8 @@
 
     python -m benchmarks.lost_updates
 
-One session, 100 requests that each write a key of their own and are answered 200; then the keys are counted. Express runs
-express-session with connect-redis, sstream a page with `SessionMixin`; both in one process, on the same Redis.
+One session, 100 requests that each write a key of their own and are answered 200; then the keys are counted. Express
+runs express-session with connect-redis, sstream a page with `SessionMixin`; both in one process, on the same Redis.
 """
 
 import asyncio

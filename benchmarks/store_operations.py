@@ -35,17 +35,18 @@ GOAL = 10.0  # microseconds
 Operation = Callable[[int], Awaitable[object]]
 
 
-async def cost(operation: Operation) -> float:
-    """Microseconds of CPU for one operation."""
+async def cost(operation: Operation, in_one: int) -> float:
+    """Microseconds of CPU for one operation, of which a call is ``in_one``."""
+    each = OPERATIONS // AT_ONCE // in_one
 
     async def work(number: int) -> None:
-        for _ in range(OPERATIONS // AT_ONCE):
+        for _ in range(each):
             await operation(number)
 
     await asyncio.gather(*(operation(number) for number in range(AT_ONCE)))
     began = time.process_time()
     await asyncio.gather(*(work(number) for number in range(AT_ONCE)))
-    return (time.process_time() - began) / OPERATIONS * 1e6
+    return (time.process_time() - began) / (each * AT_ONCE * in_one) * 1e6
 
 
 async def measure(url: str) -> dict[str, list[float]]:
@@ -78,7 +79,7 @@ async def measure(url: str) -> dict[str, list[float]]:
         results: dict[str, list[float]] = {name: [] for name in contenders}
         for _ in range(ROUNDS):
             for name, (operation, in_one) in contenders.items():
-                results[name].append(await cost(operation) / in_one)
+                results[name].append(await cost(operation, in_one))
         await client.delete(*keys)
     return results
 
@@ -88,9 +89,11 @@ def report(results: dict[str, list[float]]) -> None:
     python = f"{platform.python_implementation()} {platform.python_version()}"
     print(f"{python}, redis-py {redis.__version__}, hiredis {hiredis.__version__}, {platform.platform()}")
     print(f"{AT_ONCE} operations at once, {ROUNDS} rounds, texts of {len(TEXT)} bytes; goal: {GOAL:g} µs\n")
-    print(f"{'operation':32}{'µs CPU':>8}{'lowest':>8}{'highest':>9}")
+    single = statistics.median(results["redis-py GET"])
+    print(f"{'operation':32}{'µs CPU':>8}{'lowest':>8}{'highest':>9}{'of a redis-py GET':>20}")
     for name, costs in results.items():
-        print(f"{name:32}{statistics.median(costs):8.1f}{min(costs):8.1f}{max(costs):9.1f}")
+        middle = statistics.median(costs)
+        print(f"{name:32}{middle:8.1f}{min(costs):8.1f}{max(costs):9.1f}{middle / single:20.2f}")
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ import re
 import weakref
 from collections.abc import Awaitable
 from pathlib import Path
+from socket import AF_UNSPEC, AddressFamily
 from typing import Any, Final
 
 import redis.asyncio as aioredis
@@ -15,13 +16,15 @@ import tornado.web
 from tornado.httpserver import HTTPServer
 from tornado.httputil import HTTPServerRequest
 from tornado.ioloop import IOLoop
+from tornado.netutil import bind_sockets
 from tornado.routing import RuleRouter
 from tornado.web import HTTPError
 
 from sstream.errors import ConfigurationError, SessionGone, StoreError
 from sstream.handlers import RPCHandler, SessionMixin, is_same_origin
 from sstream.limits import Limits
-from sstream.pubsub import Broker, ChannelOptions, Hub, MemoryBroker, Publisher, RedisBroker
+from sstream.listening import ListeningSocket
+from sstream.pubsub import Broker, ChannelOptions, Hub, MemoryBroker, Presence, Publisher, RedisBroker
 from sstream.rpc.dispatch import drain_detached
 from sstream.session import cookie
 from sstream.session.options import DEFAULT_SECRET, SessionOptions
@@ -33,9 +36,12 @@ __all__ = ["Application"]
 
 _log = logging.getLogger("sstream")
 
+Redis = str | aioredis.Redis | aioredis.RedisCluster  # a URL, or a ready client
+
 _IDLE_TIMEOUT: Final = 10.0  # seconds
 _RETIRE_PAUSE: Final = 0.01  # seconds
 _LOOK_PAUSE: Final = 0.02  # seconds between two looks whether the pages in flight are answered
+_BACKLOG: Final = 1024  # connections that may wait to be accepted
 _CLIENT: Final = Path(__file__).parent / "client"
 _CLIENT_FILES: Final = {
     "client.js": "sstream.js",
@@ -69,7 +75,7 @@ class Application(tornado.web.Application):
         transforms: Any = None,
         *,
         session: SessionOptions | None = None,
-        redis: "str | aioredis.Redis | None" = None,
+        redis: "Redis | None" = None,
         store: SessionStore | str | None = None,
         broker: Broker | str | None = None,
         production: bool = False,
@@ -82,14 +88,18 @@ class Application(tornado.web.Application):
         self.store = _make_store(store if store is not None else redis, self.limits)
         self.broker = _make_broker(broker if broker is not None else redis)
         _check(options, self.store, production=production, debug=bool(settings.get("debug")))
-        self.sessions = Sessions(self.store, options, deadline=self.limits.store_deadline)
+        self.sessions = Sessions(
+            self.store, options, deadline=self.limits.store_deadline, max_channels=self.limits.channels
+        )
         self.hub = Hub(self.broker, channel_options=self.channel_options)
+        self.presence = Presence(self.broker, self.hub)
         self.publish = Publisher(self.broker, channel_options=self.channel_options)
         self.sockets: dict[str, RPCHandler] = {}
         self._servers: list[HTTPServer] = []
         self._tasks: set[asyncio.Future[Any]] = set()
         self._requests: weakref.WeakSet[HTTPServerRequest] = weakref.WeakSet()  # begun and not answered
         self._started: asyncio.Future[None] | None = None
+        self._closing: asyncio.Task[None] | None = None
         self._closed = False
         self.is_draining = False
         settings.setdefault("websocket_max_message_size", self.limits.message_size or 2**63)
@@ -101,14 +111,26 @@ class Application(tornado.web.Application):
         super().__init__([*own, *(handlers or [])], default_host, transforms, **settings)
         self._handlers = _rpc_handlers(self.default_router)
 
-    def listen(self, port: int, address: str | None = None, **kwargs: Any) -> HTTPServer:
+    def listen(
+        self,
+        port: int,
+        address: str | None = None,
+        *,
+        family: AddressFamily = AF_UNSPEC,
+        backlog: int = _BACKLOG,
+        flags: int | None = None,
+        reuse_port: bool = False,
+        **kwargs: Any,
+    ) -> HTTPServer:
         """Start an HTTP server for this application, as Tornado's method does; `close` stops it.
 
         A connection that is idle, or whose request headers do not come to an end, is dropped after 10 seconds instead
         of Tornado's hour; ``idle_connection_timeout=`` says otherwise.
         """
         kwargs.setdefault("idle_connection_timeout", _IDLE_TIMEOUT)
-        server = super().listen(port, address or "", **kwargs)
+        server = HTTPServer(self, **kwargs)
+        sockets = bind_sockets(port, address or "", family, backlog, flags, reuse_port)
+        server.add_sockets([ListeningSocket.of(plain) for plain in sockets])
         self._servers.append(server)
         IOLoop.current().add_callback(self._begin)  # the loop need not run yet
         return server
@@ -136,8 +158,18 @@ class Application(tornado.web.Application):
 
     @property
     def is_ready(self) -> bool:
-        """Is it connected to what it needs, and not going down?"""
-        return not self._closed and not self.is_draining and self.store.coherent
+        """Does it take visitors in: not going down?"""
+        return not self._closed and not self.is_draining
+
+    async def can_serve(self) -> bool:
+        """Does it take visitors in, and do store and broker answer?"""
+        if not self.is_ready or not getattr(self.broker, "connected", True):
+            return False
+        try:
+            await self.store.ttl("sstream:health")
+        except StoreError:
+            return False
+        return True
 
     async def start(self) -> None:
         """Connect to the store and the broker. One that cannot be reached is tried again until it can."""
@@ -145,6 +177,7 @@ class Application(tornado.web.Application):
             self._started = asyncio.get_running_loop().create_future()
             await self.store.start()
             await self.hub.start()
+            await self.presence.start()
             self._started.set_result(None)
         await asyncio.shield(self._started)
 
@@ -176,6 +209,11 @@ class Application(tornado.web.Application):
 
     async def close(self) -> None:
         """Stop listening, close every socket with 1001 and let go of store and broker. Safe to call twice."""
+        if self._closing is None:
+            self._closing = asyncio.get_running_loop().create_task(self._close())
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
         self._closed = True
         for server in self._servers:
             server.stop()
@@ -188,6 +226,7 @@ class Application(tornado.web.Application):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.sessions.close()
+        await self.presence.close()
         await self.hub.close()
         await self.broker.close()
         await self.store.close()
@@ -222,19 +261,31 @@ def _rpc_handlers(router: Any) -> list[type[RPCHandler]]:
     return found
 
 
-def _make_store(store: "SessionStore | str | aioredis.Redis | None", limits: Limits) -> SessionStore:
+def _make_store(store: "SessionStore | Redis | None", limits: Limits) -> SessionStore:
     if store is None:
         return MemoryStore()
-    if isinstance(store, str | aioredis.Redis):
+    if isinstance(store, str | aioredis.Redis | aioredis.RedisCluster):
         return RedisStore(store, deadline=limits.store_deadline)
     # A handle of its own for each application, so that two on one store hear of each other.
-    return store.share() if isinstance(store, MemoryStore) else store
+    if isinstance(store, MemoryStore):
+        return store.share()
+    if not isinstance(store, SessionStore):
+        raise ConfigurationError(
+            f"store is a {type(store).__name__}; legal are a URL, a redis.asyncio client, a SessionStore"
+        )
+    return store
 
 
-def _make_broker(broker: "Broker | str | aioredis.Redis | None") -> Broker:
+def _make_broker(broker: "Broker | Redis | None") -> Broker:
     if broker is None:
         return MemoryBroker()
-    return RedisBroker(broker) if isinstance(broker, str | aioredis.Redis) else broker
+    if isinstance(broker, str | aioredis.Redis | aioredis.RedisCluster):
+        return RedisBroker(broker)
+    if not all(hasattr(broker, method) for method in ("subscribe", "publish", "history")):
+        raise ConfigurationError(
+            f"broker is a {type(broker).__name__}; legal are a URL, a redis.asyncio client, a Broker"
+        )
+    return broker
 
 
 def _check(options: SessionOptions, store: SessionStore, *, production: bool, debug: bool) -> None:
@@ -319,8 +370,8 @@ class _Health(tornado.web.RequestHandler):
 
     application: Application
 
-    def get(self, question: str) -> None:
-        well = question == "live" or self.application.is_ready
+    async def get(self, question: str) -> None:
+        well = question == "live" or await self.application.can_serve()
         self.set_status(200 if well else 503)
         self.set_header("Cache-Control", "no-store")
         self.finish({"status": "ok" if well else "unavailable"})

@@ -30,15 +30,15 @@ from sstream.errors import (
     SessionGone,
     StoreError,
 )
-from sstream.pubsub import ChannelOptions, Message, Position, Publisher
-from sstream.pubsub.topics import ALL, channel_topic, socket_topic, user_topic
+from sstream.pubsub import ChannelOptions, Message, Position, Present, Publisher
+from sstream.pubsub.topics import ALL, channel_of, channel_topic, socket_topic, user_topic
 from sstream.rpc.codec import CODECS, MSGPACK, Codec
 from sstream.rpc.dispatch import Calls
 from sstream.rpc.middleware import Middleware
 from sstream.rpc.registry import Actions, Registry, rpc
 from sstream.session import cookie
 from sstream.session.connection import ConnectionSession
-from sstream.session.session import CHANNELS, USER_ID, Session
+from sstream.session.session import CHANNELS, USER_ID, Session, is_user_id
 from sstream.session.sessions import Sessions
 from sstream.websocket import Connection, SharedFrame, websocket_protocol
 
@@ -297,7 +297,8 @@ class SessionMixin(RequestHandler):
             return
         if session.is_new:
             # Streaming: the headers leave before the session is stored.
-            wanted = self._cookie_left = session.is_modified() or options.save_uninitialized
+            # After a failed save (it is settled) nothing is modified any more, and there is nothing to name.
+            wanted = self._cookie_left = session.is_modified() or (options.save_uninitialized and not self._is_settled)
         else:
             saved = self._was_saved or session.is_modified()
             wanted = not session.is_in_browser or options.rolling or (fields.get("expires") is not None and saved)
@@ -344,7 +345,8 @@ class SessionMixin(RequestHandler):
     def on_session_end(self, reason: str) -> Awaitable[None] | None:
         """Called when the session is over, before the socket is closed with 4401; may be a coroutine.
 
-        ``reason`` is "destroyed", "expired", "ended", or what `Sessions.end` was given.
+        ``reason`` is "destroyed", "expired", "ended", "corrupt" (something else was stored in its place), or what
+        `Sessions.end` was given.
         """
 
     def session_changed(self, keys: frozenset[str]) -> None:
@@ -434,10 +436,21 @@ class RPCHandler(SessionMixin, WebSocketHandler):
         topics = [channel_topic(name) for name in channels]
         self._check_channels(topics)
         await self.application.hub.bind(self, *topics)
+        await self._enter(*channels)
 
     async def unsubscribe(self, *channels: str) -> None:
         """Take back `subscribe`."""
         await self.application.hub.unbind(self, *(channel_topic(name) for name in channels))
+        for name in channels:
+            await self.application.presence.leave(self, name)
+
+    async def presence(self, channel: str) -> list[Present]:
+        """Who is in a channel that keeps presence (`channel_options`), on all processes, each user once."""
+        return await self.application.presence.list(channel)
+
+    def presence_about(self, channel: str) -> Mapping[str, Any]:
+        """What the others in a channel may know of this socket's user beside the id; at most 1 KiB."""
+        return {}
 
     async def call(self, method: str, *params: Any, timeout: float | None = None) -> Any:
         """Call a function that the browser exposes, and get its result.
@@ -484,6 +497,7 @@ class RPCHandler(SessionMixin, WebSocketHandler):
         self._check_channels([topic])
         position = None if since is None else Position(since.offset, since.epoch)
         recovery = await self.application.hub.follow(self, topic, position)
+        await self._enter(channel)
         if recovery.position is None:
             return {}
         # What was missed has left before this reply, as events.
@@ -501,10 +515,18 @@ class RPCHandler(SessionMixin, WebSocketHandler):
         except (TypeError, ValueError) as error:
             raise RPCError(INVALID_PARAMS, str(error)) from error
 
+    @rpc(name="sstream.presence")
+    async def _presence(self, channel: str) -> list[dict[str, Any]]:
+        """Who is in a channel that this socket is subscribed to."""
+        if _client_topic(channel) not in self.application.hub.topics_of(self):
+            raise RPCError(FORBIDDEN, f"subscribe to the channel {channel!r} to see who is there")
+        return [{"user": present.user, "about": present.about} for present in await self.presence(channel)]
+
     @rpc(name="sstream.unsubscribe")
     async def _unsubscribe(self, channel: str) -> None:
         """Unsubscribe this socket from a channel."""
-        await self.application.hub.unbind(self, _client_topic(channel))
+        _client_topic(channel)
+        await self.unsubscribe(channel)
 
     # --- the socket's life --------------------------------------------------------------------------------------------
 
@@ -563,14 +585,16 @@ class RPCHandler(SessionMixin, WebSocketHandler):
         if self._is_one_too_many():
             self.close(TOO_FAST, "too many sockets of one session")
             return None
-        opened = self._open_hook(*args, **kwargs)
-        if opened is not None:
-            return self._after_open(opened)
-        self._run_hook(self._push_view)
-        return None
+        return self._after_open(self._open_hook(*args, **kwargs))
 
-    async def _after_open(self, opened: Awaitable[None]) -> None:
-        await opened
+    async def _after_open(self, opened: Awaitable[None] | None) -> None:
+        # Whatever is published when the browser hears from us reaches it. If the broker is away, the socket is told of
+        # the gap later.
+        with contextlib.suppress(BrokerError):
+            hub = self.application.hub
+            await hub.bind(self, *hub.topics_of(self))
+        if opened is not None:
+            await opened
         self._run_hook(self._push_view)
 
     def on_message(self, message: str | bytes) -> None:
@@ -594,14 +618,15 @@ class RPCHandler(SessionMixin, WebSocketHandler):
 
     async def retire(self) -> None:
         """Answer the calls in flight and close with 1012: the process restarts, the client comes back."""
-        if self._calls is not None and isinstance(self.ws_connection, Connection):
-            self.ws_connection.pause_reading()
+        if self._calls is not None:
+            self._calls.wind_down()
             await self._calls.drain()
         self.close(1012, "restart")
 
     def on_connection_close(self) -> None:
         if self._calls is not None:
             self._calls.close()
+            self.application.presence.drop(self)
             self.application.hub.drop(self)
             self.application.sockets.pop(self.id, None)
         super().on_connection_close()
@@ -639,11 +664,36 @@ class RPCHandler(SessionMixin, WebSocketHandler):
             return
         wanted = _topics_of(connection.stored())
         hub = self.application.hub
-        if old := self._session_topics - wanted:
-            self.application.spawn(hub.unbind(self, *old))
-        if new := wanted - self._session_topics:
-            hub.join(self, *new)
+        old, new = self._session_topics - wanted, wanted - self._session_topics
         self._session_topics = wanted
+        if old:
+            self.application.spawn(hub.unbind(self, *old))
+        if new:
+            hub.join(self, *new)
+        if old or new:
+            self.application.spawn(self._enter_anew())
+
+    async def _enter(self, *channels: str) -> None:
+        """Be on the lists of those channels that keep presence, if the session has a user."""
+        application, connection = self.application, self._connection_session
+        for name in channels:
+            if not application.channel_options(name).presence:
+                continue
+            # Looked at anew after each wait: the socket may have closed, or be somebody else's by now.
+            is_there = application.sockets.get(self.id) is self and connection is not None and connection.is_loaded
+            if not is_there or channel_topic(name) not in application.hub.topics_of(self):
+                continue
+            user_id = connection.stored().user_id if connection is not None else None
+            if user_id is not None and is_user_id(user_id):
+                await application.presence.enter(self, name, user_id, self.presence_about(name))
+            else:
+                await application.presence.leave(self, name)
+
+    async def _enter_anew(self) -> None:
+        """The session, or who it belongs to, has changed."""
+        topics = self.application.hub.topics_of(self)
+        with contextlib.suppress(BrokerError):  # it is said again at the next change, or reconnect
+            await self._enter(*(name for topic in topics if (name := channel_of(topic)) is not None))
 
     def _is_one_too_many(self) -> bool:
         most, connection = self.application.limits.sockets_per_session, self._connection_session

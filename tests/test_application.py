@@ -1,6 +1,7 @@
 """One process wired together: what it is made of, what it refuses, what it serves by itself, and how it goes down."""
 
 import asyncio
+import gc
 import hashlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -11,8 +12,9 @@ from typing import Any
 import pytest
 import redis.asyncio as aioredis
 from tornado.httpclient import HTTPClientError
-from tornado.routing import HostMatches, Rule
-from tornado.web import RequestHandler, url
+from tornado.httputil import HTTPHeaders, HTTPServerRequest, ResponseStartLine
+from tornado.routing import HostMatches, PathMatches, Rule
+from tornado.web import Application as TornadoApplication, HTTPError, RequestHandler, url
 
 import sstream
 from sstream import (
@@ -192,6 +194,37 @@ async def test_routes_and_settings_are_tornados_own(serve_app: ServeApp) -> None
     texts = [(await browser.get(path)).text for path in ("/setting", "/named/7", "/by-host")]
 
     assert texts == ["green /named/7", "hello 7", "1 visits"]
+
+
+async def test_requests_are_let_go_of_whoever_answers_them(serve_app: ServeApp) -> None:
+    class Plain(RequestHandler):
+        def get(self) -> None:
+            self.write("plain")
+
+    class Refusing(SessionMixin, RequestHandler):
+        def get(self) -> None:
+            raise HTTPError(403)
+
+    def answer(request: HTTPServerRequest) -> None:
+        start = ResponseStartLine("HTTP/1.1", 200, "OK")
+        request.connection.write_headers(start, HTTPHeaders({"Content-Length": "2"}), b"ok")
+        request.connection.finish()
+
+    inner = TornadoApplication([("/inner/.*", Plain)])
+    routes = [("/", Visits), ("/refuse", Refusing), Rule(PathMatches("/inner/.*"), inner), ("/ws", Live)]
+    site = await serve_app(*routes, Rule(PathMatches("/callable"), answer))
+    browser = site.browser()
+
+    pages = [await browser.get(path) for path in ("/", "/refuse", "/inner/x", "/missing", "/ws", "/callable")]
+    socket = await browser.open()
+    await socket.close()
+    await within(site.app.drain(), "it waits for somebody", seconds=1)
+    await browser.close()
+    gc.collect()
+
+    assert [page.status for page in pages] == [200, 403, 200, 404, 400, 200]
+    left = [thing for thing in gc.get_objects() if isinstance(thing, HTTPServerRequest)]
+    assert left == []
 
 
 async def test_an_application_may_listen_on_several_ports(serve_app: ServeApp) -> None:

@@ -1594,6 +1594,19 @@ async def test_tornados_xsrf_check_comes_before_the_method_and_changes_nothing(
         assert await stored(memory, browser.sid) == {"seen": True, "posted": True}
 
 
+async def test_a_first_visit_whose_session_could_not_be_stored_gets_no_cookie(
+    store: StoreProbe, serve_pages: ServePages, expect_log: Callable[..., Any]
+) -> None:
+    site = await serve_pages(store, *ROUTES, save_uninitialized=True)
+    expect_log("503 GET", count=2)
+    expect_log("503 GET", logger="tornado.access", count=2)
+    store.fail("swap")
+
+    pages = [await site.browser().get(path) for path in ("/look", "/")]
+
+    assert [(page.status, page.cookies) for page in pages] == [(503, [])] * 2
+
+
 async def test_a_store_that_raises_something_else_is_500_and_logged(
     memory: StoreProbe, serve_pages: ServePages, expect_log: Callable[..., Any]
 ) -> None:

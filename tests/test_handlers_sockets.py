@@ -930,6 +930,32 @@ async def test_a_call_that_is_cancelled_while_it_waits_for_its_turn_leaves_the_o
     assert await stored(store, browser.sid) == {"cart": {"tea": 4}}
 
 
+@pytest.mark.parametrize("waits", [False, True])
+async def test_a_call_that_asks_for_the_turn_it_has_is_told_so_instead_of_waiting_for_itself(
+    waits: bool, store: StoreProbe, serve_live: ServeLive, expect_log: Callable[..., Any]
+) -> None:
+    class Nested(Live):
+        @rpc(use=[load_session])
+        async def nested(self) -> None:
+            if waits:
+                await asyncio.sleep(0)
+            async with self.session_turn() as session:
+                session["never"] = 1
+
+    site = await serve_live(store, Nested)
+    browser = site.browser()
+    await browser.get("/tea")
+    socket = await browser.open()
+    told = expect_log("nested raised on socket", logger="sstream.rpc", count=1)
+
+    error = await refused(socket.call("nested"))
+
+    assert error.code == -32603
+    assert told.records[0].exc_info is not None
+    assert "has its turn already" in str(told.records[0].exc_info[1])
+    assert await socket.call("cart.add", "tea") == {"tea": 2}
+
+
 async def test_a_call_that_takes_too_long_gives_its_turn_back(store: StoreProbe, serve_live: ServeLive) -> None:
     class Endless(Live):
         @rpc(use=[load_session], timeout=0.05)
@@ -2659,6 +2685,76 @@ async def test_a_browser_cannot_reach_topics_that_are_no_channels(memory: StoreP
     assert await heard(site, socket) == [[]]
 
 
+async def test_a_browser_publishes_only_where_it_may(memory: StoreProbe, serve_live: ServeLive) -> None:
+    class Wall(Talking):
+        def may_publish(self, channel: str) -> bool | Awaitable[bool]:
+            return self._ask(channel) if channel.startswith("slow-") else channel == "wall"
+
+        async def _ask(self, channel: str) -> bool:
+            await asyncio.sleep(0)
+            return channel == "slow-yes"
+
+    site = await serve_live(memory, ("/ws", Wall), ("/closed", Live))
+    socket, closed = await site.browser().open(), await site.browser().open("/closed")
+    await socket.call("join", "wall", "slow-yes", "slow-no", "secret")
+
+    for channel in ("wall", "slow-yes"):
+        await socket.call("sstream.publish", channel, "said", {"tea": 1}, 2)
+    refusals = [
+        (await refused(asking.call("sstream.publish", channel, "said"))).code
+        for asking, channel in ((socket, "secret"), (socket, "slow-no"), (closed, "wall"))
+    ]
+    illegal = [
+        (await refused(socket.call("sstream.publish", "wall", *rest))).code
+        for rest in (("sstream:gap",), ("sstream:ticket", "x"), ("",), (), (7,))
+    ]
+
+    assert [await socket.event_whole("said") for _ in range(2)] == [
+        ["said", [{"tea": 1}, 2], {"channel": "wall"}],
+        ["said", [{"tea": 1}, 2], {"channel": "slow-yes"}],
+    ]
+    assert refusals == [4003] * 3
+    assert illegal == [-32602] * 5
+    assert await heard(site, socket, closed) == [[], []]
+
+
+async def test_presence_lists_the_users_of_a_channel_to_those_who_are_in_it(
+    memory: StoreProbe, serve_live: ServeLive
+) -> None:
+    class Room(Live):
+        @classmethod
+        def channel_options(cls, channel: str) -> ChannelOptions | None:
+            return ChannelOptions(presence=True) if channel == "room" else None
+
+        def may_subscribe(self, channel: str) -> bool:
+            return True
+
+        def presence_about(self, channel: str) -> dict[str, Any]:
+            return {"color": self.session.get("color")}
+
+    site = await serve_live(memory, Room)
+    fred, anna, nobody = site.browser(), site.browser(), site.browser()
+    for browser, name, color in ((fred, "fred", "red"), (anna, "anna", "blue")):
+        await browser.get(f"/put?color={color}")
+        await browser.get(f"/login?name={name}")
+    mine, twin, hers, guest = await fred.open(), await fred.open(), await anna.open(), await nobody.open()
+
+    early = await refused(mine.call("sstream.presence", "room"))
+    for socket in (mine, twin, hers, guest):
+        await socket.call("sstream.subscribe", "room")
+    together = await guest.call("sstream.presence", "room")
+    joined = [await mine.event("joined") for _ in range(2)]
+    await mine.close()
+    with_the_twin = await guest.call("sstream.presence", "room")
+
+    assert early.code == 4003
+    present = [{"user": "anna", "about": {"color": "blue"}}, {"user": "fred", "about": {"color": "red"}}]
+    assert together == with_the_twin == present
+    assert joined == [["fred", {"color": "red"}], ["anna", {"color": "blue"}]]
+    anna_joined = ["joined", ["anna", {"color": "blue"}], {"channel": "room"}]
+    assert await nothing_else(twin, hers, guest) == [[anna_joined], [anna_joined], []]
+
+
 async def test_a_channel_with_history_gives_a_browser_that_comes_back_what_it_missed(
     memory: StoreProbe, serve_live: ServeLive
 ) -> None:
@@ -2690,6 +2786,21 @@ async def test_a_channel_with_history_gives_a_browser_that_comes_back_what_it_mi
     assert (reply["recovered"], reply["offset"]) == (True, meta["offset"] + 2)
     assert missed == [[2], [3]]
     assert await back.event("said") == [4]
+
+
+async def test_a_sessions_channels_are_bounded_as_well(store: StoreProbe, serve_live: ServeLive) -> None:
+    site = await serve_live(store, Talking, limits=Limits(channels=3))
+    browser = site.browser()
+    await browser.get("/put?a=1")
+    socket = await browser.open()
+    await socket.call("join_all", "a", "b")
+
+    error = await refused(socket.call("join_all", "c", "d"))
+
+    assert error.code == 4029
+    assert await stored(store, browser.sid) == {"a": "1", "channels": ["a", "b"]}
+    await site.app.publish.channel(["a", "b", "c", "d"], "news")
+    assert await heard(site, socket) == [["news", "news"]]
 
 
 async def test_the_server_calls_what_the_browser_exposes(memory: StoreProbe, serve_live: ServeLive) -> None:
@@ -2875,19 +2986,27 @@ async def test_an_event_published_in_one_process_reaches_the_sockets_of_the_othe
     await fred.get("/login?name=fred")
     await anna.get("/login?name=anna")
     first, second = await fred.open(), await anna.open()
+    for name, socket in (("fred", first), ("anna", second)):
+        await until_it_listens(socket, name, first)
 
     await first.call("say", "user", "anna", "to anna")
     await first.call("say", "socket", await second.call("me"), "to one")
     await first.call("say", "user", "fred", "to fred")
     await first.call("say", "all", None, "to all")
-
     await first.call("say", "all", None, "marker")
 
     for socket in (first, second):
         await socket.event("marker")
-    names = [[event[0] for event in socket.events if event[0] != "session"] for socket in (first, second)]
+    others = {"session", "are you there"}
+    names = [[event[0] for event in socket.events if event[0] not in others] for socket in (first, second)]
     assert names == [["to fred", "to all"], ["to anna", "to one", "to all"]]
     assert await second.event("to all") == ["args", 1]
+
+
+async def until_it_listens(socket: Socket, user: str, publisher: Socket) -> None:
+    """A socket is open a moment before Redis sends it the events of its user."""
+    while "are you there" not in [event[0] for event in socket.events]:
+        await publisher.call("say", "user", user, "are you there")
 
 
 async def test_end_all_in_one_process_ends_the_users_sockets_in_the_other(two: tuple[Site, Site]) -> None:

@@ -14,6 +14,7 @@ PACKAGE = ROOT / "sstream"
 FLOORS = {
     "errors": 0,
     "limits": 0,
+    "listening": 0,
     "version": 0,
     "session": 1,
     "rpc": 1,

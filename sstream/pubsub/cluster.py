@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from redis.crc import key_slot
@@ -48,6 +49,7 @@ class Cluster:
         self._lost: set[str] = set()  # wanted, heard nowhere, and to be told as missed
         self._known = asyncio.Event()
         self._search: asyncio.Task[None] | None = None
+        self._ask_first: Address | None = None
         self._again = False
         self._started = False
 
@@ -113,14 +115,16 @@ class Cluster:
 
     async def _at_owner(self, channel: str, ask: Callable[[Server], Awaitable[T]]) -> T:
         await self._get_to_know()
+        server = self._owner(channel)
         try:
-            return await ask(self._owner(channel))
+            return await ask(server)
         except BrokerError as error:
-            # Refused by a server that no longer has the slot: nothing was done there.
-            if not str(error.__cause__).startswith("MOVED"):
+            reason = str(error.__cause__)
+            if not reason.startswith("MOVED"):
                 raise
+        # It no longer has the slot; nothing was done there.
         self._known.clear()
-        self._look()
+        self._look(_new_place(reason) or self._address(server))
         await self._get_to_know()
         return await ask(self._owner(channel))
 
@@ -138,14 +142,17 @@ class Cluster:
                 self._ears,
                 deadline=self._deadline,
                 ping_interval=self._ping_interval,
-                on_moved=self._moved,
+                on_moved=partial(self._moved, address),
                 on_away=self._look,
             )
             if self._started:
                 server.start()
         return server
 
-    def _moved(self, channels: Collection[str]) -> None:
+    def _address(self, server: Server) -> Address:
+        return next(address for address, other in self._servers.items() if other is server)
+
+    def _moved(self, teller: Address, channels: Collection[str], reason: str) -> None:
         """A server says that it has these no more: they are nowhere, until it is known where they are."""
         self._known.clear()
         for channel in channels:
@@ -153,7 +160,7 @@ class Cluster:
             if home is not None:
                 self._homes[channel] = None
                 self._lost.update(home.line.release([channel]))
-        self._look()
+        self._look(_new_place(reason) or teller)
 
     def _settle(self) -> None:
         """Let each channel that has no home, or another one than before, be heard where it is now, and told."""
@@ -186,7 +193,9 @@ class Cluster:
                 raise BrokerError("no server of the Redis Cluster could be asked in time") from error
         return True
 
-    def _look(self) -> None:
+    def _look(self, ask_first: Address | None = None) -> None:
+        # Of a slot that has just moved the former and the new owner know; to others the news may take seconds.
+        self._ask_first = ask_first or self._ask_first
         if self._search is None:
             self._search = asyncio.get_running_loop().create_task(self._find_out())
         else:
@@ -209,7 +218,8 @@ class Cluster:
             self._search = None
 
     async def _ask_anybody(self) -> "list[Address | None] | None":
-        for address in dict.fromkeys((*self._servers, *self._connector.seeds)):
+        first, self._ask_first = self._ask_first, None
+        for address in dict.fromkeys((*([first] if first else []), *self._servers, *self._connector.seeds)):
             try:
                 connection = await self._connector.at(address).open()
             except BROKEN as error:
@@ -232,3 +242,9 @@ class Cluster:
             finally:
                 await connection.close()
         return None
+
+
+def _new_place(reason: str) -> Address | None:
+    """The address in ``MOVED <slot> <host>:<port>``; ``None`` if it names none."""
+    host, _, port = reason.rpartition(" ")[2].rpartition(":")
+    return (host, int(port)) if host and reason.startswith("MOVED") else None

@@ -57,7 +57,8 @@ class Line:
         ears: Who listens.
         deadline: Seconds to connect, and until a subscription must be acknowledged.
         ping_interval: Seconds of silence after which the other side is asked for a sign of life.
-        on_moved: Given for a shard of a Redis Cluster: told which channels this server does not have any more.
+        on_moved: Given for a shard of a Redis Cluster: told which channels this server does not have any more, and how
+            it said so.
         on_away: Told of each attempt to connect that failed.
     """
 
@@ -68,7 +69,7 @@ class Line:
         *,
         deadline: float,
         ping_interval: float,
-        on_moved: Callable[[Collection[str]], None] | None = None,
+        on_moved: Callable[[Collection[str], str], None] | None = None,
         on_away: Callable[[], None] | None = None,
     ) -> None:
         self._connector = connector
@@ -96,9 +97,10 @@ class Line:
 
     async def close(self) -> None:
         task, self._task = self._task, None
-        if task is not None:
+        # On Python 3.11 redis-py's connect may swallow a cancellation that comes at the moment it succeeds.
+        while task is not None and not task.done():
             task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            await asyncio.wait([task], timeout=0.1)
         for ack in self._waiting:
             if not ack.done.done():
                 ack.done.set_exception(BrokerError("the broker was closed"))
@@ -222,14 +224,14 @@ class Line:
                 elif kind == unsubscribed and answer[1] is not None and self._on_moved is not None:
                     channel = answer[1].decode()
                     if channel in self._acknowledged:  # nobody asked for it: the slot has moved
-                        self._on_moved([channel])
+                        self._on_moved([channel], "unsubscribed")
             self._alive = True
 
     def _refused(self, reason: str) -> None:
         if self._on_moved is None or not reason.startswith("MOVED"):
             raise ConnectionError(f"Redis refuses to let us listen: {reason}")
         slot = int(reason.split()[1])
-        self._on_moved([channel for channel in self._wanted if key_slot(channel.encode()) == slot])
+        self._on_moved([channel for channel in self._wanted if key_slot(channel.encode()) == slot], reason)
 
     def _subscribed(self, channel: str) -> None:
         if channel in self._wanted:

@@ -61,6 +61,7 @@ class Pipe:
         self._queue: deque[_Command] = deque()
         self._connection: Connection | None = None
         self._asks_role = False
+        self._failure: Exception | None = None  # of the last attempt to connect
         self._task: asyncio.Task[None] | None = None
         self._closed = False
 
@@ -110,14 +111,17 @@ class Pipe:
         sent = False
         try:
             async with asyncio.timeout_at(batch[0].deadline):
-                connection = await self._connected(batch[0].deadline)
+                connection = await self._connected()
                 sent = True
                 unknown = await self._exchange(connection, batch, asks_role=self._asks_role)
                 if unknown:
                     # In the same place of the order: later commands wait until these have run.
                     await self._exchange(connection, unknown, whole=True)
-        except BROKEN as error:
+        except BROKEN as broken:
+            error: BaseException = broken
             await self._disconnect()
+            if not sent and self._failure is not None:
+                error = self._failure  # what is wrong says more than that time is up
             reason = "no answer in time" if isinstance(error, TimeoutError) else str(error)
             fate = "; whether it was carried out is unknown" if sent else ""
             for command in batch:
@@ -147,17 +151,18 @@ class Pipe:
                 elif str(answer).startswith("NOSCRIPT") and not whole:
                     unknown.append(command)
                 else:
-                    _fail(command, f"Redis refused: {answer}", answer)
+                    _fail(command, f"Redis refused: {str(answer).partition(', with args')[0]}", answer)
         return unknown
 
-    async def _connected(self, deadline: float) -> Connection:
-        """The open connection, or a new one, tried until ``deadline``."""
+    async def _connected(self) -> Connection:
+        """The open connection, or a new one, tried for as long as it takes."""
         if self._connection is not None:
             # One that the other side has closed while it was idle: nothing was sent, so nothing is lost.
             if self._connection.is_idle:
                 return self._connection
             await self._disconnect()
         backoff = Backoff(0.02, 0.2)
+        self._failure = None
         while True:
             try:
                 connection = self._connection = await self._connector.open()
@@ -167,12 +172,10 @@ class Pipe:
                 if self._asks_role:
                     _require_primary(role)
                 return connection
-            except BROKEN:
+            except BROKEN as error:
+                self._failure = error
                 await self._disconnect()
-                pause = backoff.pause()
-                if asyncio.get_running_loop().time() + pause >= deadline:
-                    raise  # what is wrong says more than that time is up
-            await asyncio.sleep(pause)
+            await asyncio.sleep(backoff.pause())
 
     async def _disconnect(self) -> None:
         connection, self._connection = self._connection, None

@@ -32,7 +32,7 @@ class Server:
         *,
         deadline: float,
         ping_interval: float,
-        on_moved: Callable[[Collection[str]], None] | None = None,
+        on_moved: Callable[[Collection[str], str], None] | None = None,
         on_away: Callable[[], None] | None = None,
     ) -> None:
         self._connector = connector

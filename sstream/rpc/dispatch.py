@@ -174,6 +174,7 @@ class Calls:
         "_is_closed",
         "_is_deaf",
         "_is_letting_go",
+        "_is_winding_down",
         "_most",
         "_on_client",
         "_pause",
@@ -204,6 +205,7 @@ class Calls:
         self._send = send
         self._call_timeout = limits.call_timeout
         self._most = sys.maxsize if limits.calls_in_flight is None else limits.calls_in_flight
+        self._is_winding_down = False
         self._pause = pause
         self._resume = resume
         self._pool = Pool.enter()
@@ -289,6 +291,17 @@ class Calls:
             self._cut_off(call)
         if not self._flight:
             self._pool.leave()
+
+    def wind_down(self) -> None:
+        """The process is going down: begin nothing more that waits, and end the streams; replies are still read.
+
+        A plain method is still answered, because that is done at once; what would wait is refused with 4050.
+        """
+        self._is_winding_down = True
+        self._most = 0
+        for call in list(self._flight):
+            if call.entry.is_stream:
+                self._cut(call, UNAVAILABLE, "going away")
 
     async def drain(self) -> None:
         """Wait for the calls in flight, and those that waited for them; the caller bounds the time."""
@@ -521,6 +534,9 @@ class Calls:
             call.task.cancel()
 
     def _hold(self, payload: bytes | str, call_id: int | str | None) -> None:
+        if self._is_winding_down:
+            self._refuse(call_id, UNAVAILABLE, "going away")
+            return
         # A call that waits for the client would wait for ever if what the client says remained unread.
         if self._pause is None or self._on_client:
             self._refuse(call_id, TOO_MANY, f"too many calls in flight: at most {self._most}")

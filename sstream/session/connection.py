@@ -261,15 +261,26 @@ class ConnectionSession:
 
     # --- what the registry tells --------------------------------------------------------------------------------------
 
+    # It may be heard of before `open` has ended: then there is nothing yet that could change.
+
     def session_changed(self, keys: frozenset[str]) -> None:
+        if self.current is None:
+            return
         if not self._turns:
-            self._sessions.catch_up(self.session)
+            self._sessions.catch_up(self.current)
         self._listener.session_changed(keys)
 
     def session_saved(self, keys: frozenset[str]) -> Awaitable[None] | None:
         return self._listener.session_saved(keys)
 
+    def session_moved(self, sid: str) -> None:
+        if self.current is not None:
+            self.current.follow(sid)
+
     def session_ended(self, reason: str) -> None:
+        if self.current is None:
+            return
+        self.current.mark_gone()
         self._ended = True
         self._listener.session_ended(reason)
 

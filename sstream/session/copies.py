@@ -36,6 +36,9 @@ class SessionSocket(Protocol):
         The save awaits what it returns.
         """
 
+    def session_moved(self, sid: str) -> None:
+        """It has another id now."""
+
     def session_ended(self, reason: str) -> None:
         """It is over."""
 
@@ -192,7 +195,6 @@ class Copies:
         if copy is not None:
             copy.fresh = False
             for socket in list(copy.sockets):
-                socket.session.mark_gone()
                 socket.session_ended(reason)
 
     def move(self, old: str, new: str) -> None:
@@ -207,7 +209,7 @@ class Copies:
         if target.text is None:
             target.text, target.parts = copy.text, copy.parts
         for socket in copy.sockets:
-            socket.session.follow(new)
+            socket.session_moved(new)
             target.sockets.add(socket)
         self._mark_stale(target)
 

@@ -45,7 +45,7 @@ MAX_TEXT: Final = 1024 * 1024  # bytes; nobody's session, whatever wrote it
 _FIRST_DATE: Final = datetime.min.replace(tzinfo=UTC).timestamp()
 _LAST_DATE: Final = datetime.max.replace(microsecond=0, tzinfo=UTC).timestamp()
 _BLANKS: Final = (" ", "\t", "\n", "\r")  # RFC 8259, 2
-_STRING: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_STRING: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
 _NO_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
 _SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
 

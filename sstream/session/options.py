@@ -43,7 +43,8 @@ class SessionOptions:
             Tornado's ``xheaders``.
         genid: Makes a new session's id.
         prefix: Stands before the id in the store's key, as connect-redis has it.
-        renew_grace: Seconds an id stays good after a login on a websocket whose client does not fetch the new cookie.
+        renew_grace: Seconds an id stays good after a login on a websocket whose client does not fetch the new cookie;
+            a ticket for a cookie is good as long.
         max_size: Bytes one session's stored text may have.
     """
 

@@ -25,7 +25,9 @@ _USER: Final = "sstream:user:"  # + user's id -> a JSON list of that user's sess
 
 _FATE_TTL: Final = 60  # seconds; every process asks within moments
 _PAUSE: Final = 0.02  # seconds between two looks at a move that is under way
+_MOVE_TIME: Final = 0.8  # seconds that a move may take, as seen by those who wait for it
 _MOVING_TTL: Final = 5  # seconds; a process that dies meanwhile blocks nobody for longer
+_MOST_SESSIONS: Final = 1000  # of one user in the index; the oldest, most likely dead, go first
 _REMEMBERED: Final = 10_000
 
 
@@ -62,13 +64,15 @@ class Records:
         While it is being moved, the end of that is waited for. A move that does not come to an end, because its process
         died, is none: what is left of it at the new id has a minute to live and was told to nobody.
         """
-        for _ in range(round(_MOVING_TTL / _PAUSE)):
+        end = asyncio.get_running_loop().time() + _MOVE_TIME
+        while True:
             text = await self._store.get(_FATE + sid)
             fields = json.loads(text) if text is not None else {}
             if "moving" not in fields:
                 return Fate(moved_to=fields.get("moved"), reason=fields.get("ended", "expired"))
+            if asyncio.get_running_loop().time() > end:
+                return Fate()
             await asyncio.sleep(_PAUSE)
-        return Fate()
 
     async def note_moving(self, sid: str, new: str) -> None:
         """A session is about to move; see `fate`."""
@@ -145,7 +149,7 @@ class Records:
         text = await self._store.get(key)
         made = False
         while not made:
-            sids = [*(known for known in self._sids(text) if known != sid), sid]
+            sids = [*(known for known in self._sids(text) if known != sid), sid][-_MOST_SESSIONS:]
             made, text = await self._store.swap(key, text, json.dumps(sids).encode(), self._index_ttl())
         while len(self._indexed) >= _REMEMBERED:
             del self._indexed[next(iter(self._indexed))]

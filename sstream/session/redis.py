@@ -5,7 +5,7 @@ import hashlib
 import math
 from collections.abc import Mapping
 from typing import Any, Final
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 import redis.asyncio as aioredis
 from redis.asyncio.cluster import ClusterNode
@@ -60,7 +60,7 @@ class RedisStore:
             ``redis+sentinel://host:port,host:port/service/db``, ``redis+cluster://host:port,host:port``), or a ready
             ``redis.asyncio.Redis`` or ``RedisCluster`` whose settings are taken for connections of our own.
         deadline: Seconds one operation may take, waiting for a connection included.
-        max_waiting: Operations that may wait for a connection; further ones fail at once.
+        max_waiting: Operations that may be under way at once; further ones fail at once.
     """
 
     def __init__(
@@ -162,7 +162,9 @@ class RedisStore:
                 return await self._server.call(command, *arguments)
             return await self._call_cluster(key, command, *arguments)
         except ReplyError as error:
-            raise StoreError(f"Redis refused {command}: {error}") from error
+            # Where Redis does not know a command it repeats its arguments: ids, and the session itself.
+            reason = str(error).partition(", with args")[0]
+            raise StoreError(f"Redis refused {command}: {reason}") from error
 
     async def _call_cluster(self, key: str, command: str, *arguments: bytes | str | int) -> Any:
         assert self._cluster is not None
@@ -218,6 +220,13 @@ def _connector(pool: aioredis.ConnectionPool) -> Connect:
     return connect
 
 
+def _login(parts: SplitResult) -> dict[str, Any]:
+    return {
+        "username": None if parts.username is None else unquote(parts.username),
+        "password": None if parts.password is None else unquote(parts.password),
+    }
+
+
 def _addresses(parts: SplitResult, default_port: int) -> list[tuple[str, int]]:
     found = []
     for address in parts.netloc.rpartition("@")[2].split(","):
@@ -232,11 +241,11 @@ def _client(url: str) -> "tuple[aioredis.Redis | aioredis.RedisCluster, list[aio
     ``redis+sentinel://[user:password@]host:port[,host:port...]/service[/db]``; the password is that of Redis.
     ``redis+cluster://[user:password@]host:port[,host:port...]``
     """
-    parts = urlsplit(url)
     try:
+        parts = urlsplit(url)
         if parts.scheme == "redis+cluster":
             nodes = [ClusterNode(host, port) for host, port in _addresses(parts, 6379)]
-            return aioredis.RedisCluster(startup_nodes=nodes, username=parts.username, password=parts.password), []
+            return aioredis.RedisCluster(startup_nodes=nodes, **_login(parts)), []
         if parts.scheme == "redis+sentinel":
             service, _, db = parts.path.strip("/").partition("/")
             if not service:
@@ -245,8 +254,12 @@ def _client(url: str) -> "tuple[aioredis.Redis | aioredis.RedisCluster, list[aio
             sentinel: Any = Sentinel(  # type: ignore[no-untyped-call]
                 _addresses(parts, 26379), socket_timeout=0.5, socket_connect_timeout=0.5
             )
-            client = sentinel.master_for(service, db=int(db or 0), username=parts.username, password=parts.password)
+            client = sentinel.master_for(service, db=int(db or 0), **_login(parts))
             return client, sentinel.sentinels
         return aioredis.Redis.from_url(url), []
-    except ValueError as error:
-        raise ConfigurationError(f"not a Redis URL: {error}") from error
+    except ValueError:
+        # Not the parser's own words: they may hold a part of the password.
+        raise ConfigurationError(
+            "not a Redis URL: legal are redis://, rediss://, unix://, redis+sentinel://host:port,.../service/db and "
+            "redis+cluster://host:port,...; write / # ? @ in a password as %2F %23 %3F %40"
+        ) from None

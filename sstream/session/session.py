@@ -5,7 +5,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
 
-from sstream.errors import SessionError, SessionGone
+from sstream.errors import TOO_MANY, RPCError, SessionError, SessionGone
 from sstream.session import express
 
 __all__ = ["BOOKKEEPING", "CHANNELS", "USER_ID", "Channels", "Keeper", "Session", "is_user_id"]
@@ -32,6 +32,8 @@ def is_user_id(value: object) -> bool:
 
 class Keeper(Protocol):
     """What a session needs of the place it is kept in; see `Sessions`, whose methods of these names say more."""
+
+    max_channels: int | None
 
     def new_cookie(self, session: "Session") -> dict[str, Any]: ...
     def lifetime(self, session: "Session") -> int: ...
@@ -368,6 +370,18 @@ class Session(MutableMapping[str, Any]):
         self._alive()
         return await self._keeper.transact(self, change)
 
+    async def change_channels(self, change: Callable[["_Names"], "_Names"]) -> None:
+        """Store what ``change`` makes of the channels; see `Channels`."""
+        most = self._keeper.max_channels
+
+        def apply(session: Session) -> None:
+            names = change(session.channels.list())
+            if most is not None and len(names) > most:
+                raise RPCError(TOO_MANY, f"a session has at most {most} channels")
+            session.put_own(CHANNELS, names or None)
+
+        await self.transact(apply)
+
     def put_own(self, key: str, value: Any) -> None:
         """Set one of sstream's own keys, ``None`` to remove it."""
         if value is None:
@@ -402,7 +416,11 @@ class Channels:
         )
 
     async def subscribe(self, *names: str) -> None:
-        """Add channels, and store that at once."""
+        """Add channels, and store that at once.
+
+        Raises:
+            RPCError: 4029, it would be more than ``Limits.channels``; nothing is stored.
+        """
         await self._change(lambda old: [*old, *(name for name in dict.fromkeys(names) if name not in old)])
 
     async def unsubscribe(self, *names: str) -> None:
@@ -414,7 +432,4 @@ class Channels:
         await self._change(lambda old: [])
 
     async def _change(self, change: Callable[[_Names], _Names]) -> None:
-        def apply(session: Session) -> None:
-            session.put_own(CHANNELS, change(session.channels.list()) or None)
-
-        await self._session.transact(apply)
+        await self._session.change_channels(change)

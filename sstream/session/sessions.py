@@ -32,6 +32,7 @@ class Sessions:
         store: Where the texts are.
         options: How sessions live.
         deadline: Seconds that a save may take with all its retries; ``None`` for no bound.
+        max_channels: Channels one session may be subscribed to; ``None`` for no bound.
         clock: Unix time in seconds.
     """
 
@@ -41,10 +42,12 @@ class Sessions:
         options: SessionOptions,
         *,
         deadline: float | None = 1.0,
+        max_channels: int | None = 128,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.store = store
         self.options = options
+        self.max_channels = max_channels
         self._clock = clock
         self._commits = Commits(store, options, deadline, clock)
         self._records = self._commits.records
@@ -191,10 +194,14 @@ class Sessions:
             return None
         session = Session(self, sid, copy.text, copy.parts)
         session.owner = socket
-        if await self._admit(session):
-            return session
-        self._copies.leave(socket, sid)
-        return None
+        is_admitted = False
+        try:
+            # It may have ended or moved while the index was written.
+            is_admitted = await self._admit(session) and self._copies.get(sid) is copy
+        finally:
+            if not is_admitted:
+                self._copies.leave(socket, sid)
+        return session if is_admitted else None
 
     async def attach(self, socket: SessionSocket, session: Session) -> None:
         """Keep the copy of a ``session`` coherent that was first stored on ``socket``."""
@@ -354,9 +361,10 @@ class Sessions:
                 return None
         elif sid is not None and sid != found.new and await self.get(sid) is not None:
             return None
-        if not await self._records.use(ticket):
-            return None
+        # Used up only when it has moved: a second try after an error must still find it.
         if found.old is not None and not await self._hand_over(found.old, found.new):
+            return None
+        if not await self._records.use(ticket):
             return None
         return await self.get(found.new)
 

@@ -83,9 +83,12 @@ class SmallCluster:
     def move(self, channel, to):
         """Hand the slot of a channel, empty, to another shard."""
         slot = key_slot(f"sstream:{channel}".encode())
-        others = [client for number, client in enumerate(self.clients[:SHARDS]) if number != to]
-        for client in (self.clients[to], *others):
-            client.execute_command("CLUSTER SETSLOT", slot, "NODE", self.ids[to])
+        former = self.owner(channel)
+        # As redis-cli does it; the first step gives the new owner a newer epoch, so that the others believe it.
+        self.clients[to].execute_command("CLUSTER SETSLOT", slot, "IMPORTING", self.ids[former])
+        self.clients[former].execute_command("CLUSTER SETSLOT", slot, "MIGRATING", self.ids[to])
+        self.clients[to].execute_command("CLUSTER SETSLOT", slot, "NODE", self.ids[to])
+        self.clients[former].execute_command("CLUSTER SETSLOT", slot, "NODE", self.ids[to])
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -46,10 +46,10 @@ async def store(cluster: list[RedisServer]) -> AsyncIterator[RedisStore]:
 
 
 @pytest.fixture
-def server_of(cluster: list[RedisServer]) -> Iterator[Callable[[str], RedisServer]]:
+def server_of(cluster: list[RedisServer]) -> Callable[[str], RedisServer]:
     from redis.crc import key_slot
 
-    yield lambda key: cluster[min(key_slot(key.encode()) // 5461, 2)]
+    return lambda key: cluster[min(key_slot(key.encode()) // 5461, 2)]
 
 
 async def test_every_key_is_stored_read_swapped_and_removed_wherever_it_lies(store: RedisStore) -> None:

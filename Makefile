@@ -13,8 +13,8 @@ choose = $(shell for python in $(PYTHONS); do $$python -c '$(1)' 2>/dev/null && 
 install = $(if $(uv),uv pip install --quiet --python $(BIN)/python,$(BIN)/python -m pip install -qq --no-compile --no-input \
 	--disable-pip-version-check)
 new_node = node -e 'process.exit(parseInt(process.versions.node) >= 22 ? 0 : 1)' 2>/dev/null
-npm_ci = $(BIN)/python -m sstream.testing npm ci --no-audit --no-fund --no-update-notifier --loglevel=error --fetch-retry-mintimeout=500 \
-	--fetch-retry-maxtimeout=4000 --prefix
+npm_ci = $(BIN)/python -m sstream.testing npm ci --no-audit --no-fund --no-update-notifier --loglevel=error \
+	--fetch-retry-mintimeout=500 --fetch-retry-maxtimeout=4000 --prefix
 
 # pip and node trust the certificates of this machine; so shall uv, as there may be a proxy before the registry.
 export UV_SYSTEM_CERTS ?= 1
@@ -39,7 +39,7 @@ lint: $(VENV)/.dev ## formatting, style and types, looked at and not changed
 	@status=0; $(BIN)/ruff format --check --quiet . || status=1; $(BIN)/ruff check --quiet . || status=1; \
 		$(BIN)/python -m mypy --strict sstream || status=1; exit $$status
 
-bench: $(VENV)/.dev ## benchmarks; ARGS="--quick" for a first look
+bench: $(VENV)/.dev demo/express/node_modules/.made ## benchmarks, one after another; ARGS="lost_updates" picks some
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 vendor: sstream/client/node_modules/.made ## build the browser client's MessagePack codec anew from npm

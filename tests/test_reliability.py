@@ -1,19 +1,38 @@
-"""What docs/reliability.md promises of a whole process, and of the Redis user that docs/how-to.md describes."""
+"""What docs/reliability.md promises of a whole process, and of the Redis that it stands on."""
 
 import asyncio
 import re
 import resource
 import signal
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis.asyncio as aioredis
+import tornado.web
 
-from sstream import Application, ChannelOptions, RPCHandler, SessionOptions, load_session, rpc
+from sstream import (
+    Application,
+    BrokerError,
+    ChannelOptions,
+    Limits,
+    MemoryBroker,
+    RedisBroker,
+    RedisStore,
+    RPCError,
+    RPCHandler,
+    SessionMixin,
+    SessionOptions,
+    StoreError,
+    load_session,
+    rpc,
+)
+from sstream.pubsub import Publisher
+from sstream.session import express
 from sstream.testing import Process, RedisServer
 from tests.support import Browser, Closed, SocketClosed, eventually, serve
 
@@ -212,3 +231,152 @@ async def test_the_rights_that_are_told_are_enough_for_a_whole_application(need:
             refused = await admin.acl_log()
 
             assert [entry["object"] for entry in refused] == []
+
+
+# --- Redis ------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_process_whose_redis_refuses_client_side_caching_is_ready(
+    need: Callable[..., Any], expect_log: Callable[..., Any]
+) -> None:
+    assert RIGHTS is not None
+    expect_log("every call reads its session anew")
+    rights = " ".join(right for right in RIGHTS[1].split() if right != "+client|tracking")
+    with need(lambda: RedisServer(f"user sstream on >password {rights}")) as server:
+        url = f"redis://sstream:password@127.0.0.1:{server.port}/0"
+        app = Application([], session=SessionOptions(secret="a test's own"), redis=url)
+        async with serve(app) as site:
+            await eventually(app.can_serve, "it is not ready")
+
+            assert (await site.browser().get("/_sstream/health/ready")).status == 200
+
+
+async def test_no_error_tells_what_redis_repeats_of_a_command(need: Callable[..., Any]) -> None:
+    renamed = "".join(f'rename-command {command} ""\n' for command in ("GET", "EVALSHA", "PUBLISH"))
+    with need(lambda: RedisServer(renamed)) as server:
+        store, broker = RedisStore(server.url), RedisBroker(server.url)
+        errors: list[Exception] = []
+
+        for attempt in (
+            store.get("sess:hunter2"),
+            store.swap("sess:hunter2", None, b"hunter2", 60),
+            Publisher(broker).all("said", "hunter2"),
+        ):
+            with pytest.raises((StoreError, BrokerError), match="unknown command") as raised:
+                await attempt
+            errors.append(raised.value)
+
+        assert len(errors) == 3
+        assert not [error for error in errors if "hunter2" in str(error)]
+        await store.close()
+        await broker.close()
+
+
+def test_a_text_that_was_cut_inside_a_string_is_told_at_once() -> None:
+    text = b'{"cookie":{},"a":[' + b"[]," * 70 + b'"' + b'\\"' * 500_000
+    began = time.monotonic()
+
+    with pytest.raises(express.CorruptText):
+        express.split(text)
+
+    assert time.monotonic() - began < 5.0  # in the square of its length it would take hours
+
+
+# --- draining ---------------------------------------------------------------------------------------------------------
+
+
+class Asking(RPCHandler):
+    """Has calls that end only if somebody still listens to the browser, or never."""
+
+    @rpc
+    async def ask(self) -> str:
+        return str(await self.call("confirm"))
+
+    @rpc
+    async def follow(self) -> AsyncIterator[int]:
+        yield 1
+        await asyncio.Event().wait()
+
+
+async def test_a_draining_process_hears_what_browsers_answer_and_ends_streams() -> None:
+    limits = Limits(drain=8.0)
+    app = Application([("/ws", Asking)], session=SessionOptions(secret="a test's own"), debug=True, limits=limits)
+    async with serve(app) as site:
+        asked, may_answer = asyncio.Event(), asyncio.Event()
+
+        async def confirm() -> str:
+            asked.set()
+            await may_answer.wait()
+            return "yes"
+
+        asking, following = await site.browser().open(), await site.browser().open()
+        asking.expose("confirm", confirm)
+        answer, stream = asking.ask("ask"), following.ask("follow")
+        following.send([5, 1, 10])
+        await following.message()
+        await asked.wait()
+
+        draining = asyncio.create_task(app.drain())
+
+        with pytest.raises(RPCError, match="going away"):
+            await following.reply(stream)
+        may_answer.set()
+        assert await asking.reply(answer) == "yes"
+        assert await asking.closed() == await following.closed() == Closed(1012, "restart")
+        await draining
+
+
+# --- presence ---------------------------------------------------------------------------------------------------------
+
+
+class SlowBroker(MemoryBroker):
+    """Acknowledges a subscription to a channel when the test says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reached, self.gate = asyncio.Event(), asyncio.Event()
+
+    async def subscribe(self, topics: Sequence[str]) -> None:
+        if any(topic.startswith("channel:") for topic in topics):
+            self.reached.set()
+            await self.gate.wait()
+        await super().subscribe(topics)
+
+
+class LogIn(SessionMixin, tornado.web.RequestHandler):
+    async def get(self) -> None:
+        await self.session.set_user_id("ada")
+
+
+class Present(RPCHandler):
+    left: asyncio.Event
+
+    @classmethod
+    def channel_options(cls, channel: str) -> ChannelOptions:
+        return ChannelOptions(presence=True)
+
+    @rpc(detached=True)
+    async def join(self) -> None:
+        await self.subscribe("lobby")
+        self.left.set()
+
+
+async def test_a_socket_that_closes_while_it_is_being_subscribed_leaves_no_ghost() -> None:
+    broker = SlowBroker()
+    Present.left = asyncio.Event()
+    app = Application(
+        [("/ws", Present), ("/login", LogIn)], session=SessionOptions(secret="a test's own"), debug=True, broker=broker
+    )
+    async with serve(app) as site:
+        browser = site.browser()
+        await browser.get("/login")
+        socket = await browser.open()
+        socket.notify("join")
+        await broker.reached.wait()
+        await socket.close()
+        await eventually(lambda: not app.sockets, "the socket is still known")
+
+        broker.gate.set()
+        await Present.left.wait()
+
+        assert await app.presence.list("lobby") == []

@@ -155,9 +155,11 @@ class Commits:
         changes: Mapping[str, bytes | None],
         *,
         retry: bool = True,
-        by: SessionSocket | None = None,
+        original: Session | None = None,
     ) -> bool:
         """Store ``changes`` on top of the newest text. False if somebody was faster and ``retry`` is off.
+
+        Where ``session`` is a scratch copy, ``original`` is what it is a copy of, and is brought to the same text.
 
         Raises:
             SessionGone: It was ended.
@@ -201,7 +203,10 @@ class Commits:
                 text, parts = stored, self.split_or_raise(session.id, stored)
             turn.text, turn.parts = new, merged
             session.rebase(new, merged, changes.keys())
-        socket = by if by is not None else session.owner
+            if original is not None:
+                original.follow(session.id)
+                original.rebase(new, merged)
+        socket: SessionSocket | None = session.owner if original is None else original.owner
         self.copies.end_write(write, new, merged, socket)
         if USER_ID in changes:
             await self.index(session)

@@ -171,12 +171,13 @@ class Sessions:
             result = change(scratch)
             value: T = await result if inspect.isawaitable(result) else result
             changes = scratch.changes()
-            if not changes or await self._commits.commit(scratch, changes, retry=False, by=session.owner):
-                if scratch.id != session.id:
-                    session.follow(scratch.id)
+            if not changes:
                 text, parts = scratch.snapshot()
                 if text is not None:
+                    session.follow(scratch.id)
                     session.rebase(text, parts)
+                return value
+            if await self._commits.commit(scratch, changes, retry=False, original=session):
                 return value
             self._commits.check_time(end)
             is_stored = True  # by whoever was faster; of a new session, by us, and the acknowledgement was lost

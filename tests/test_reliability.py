@@ -6,7 +6,7 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -336,7 +336,7 @@ class SlowBroker(MemoryBroker):
         super().__init__()
         self.reached, self.gate = asyncio.Event(), asyncio.Event()
 
-    async def subscribe(self, topics: Sequence[str]) -> None:
+    async def subscribe(self, topics: Collection[str]) -> None:
         if any(topic.startswith("channel:") for topic in topics):
             self.reached.set()
             await self.gate.wait()

@@ -5,7 +5,7 @@ import copy
 import random
 from collections.abc import Callable
 from typing import Any, Final
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import hiredis
 import redis.asyncio as aioredis
@@ -123,7 +123,8 @@ class Connector:
         sentinels = _addresses(parts.netloc.rpartition("@")[2], 26379)
         half = self._deadline / 2
         self._sentinel = Sentinel(sentinels, socket_timeout=half, socket_connect_timeout=half)  # type: ignore[no-untyped-call]
-        client = self._sentinel.master_for(service, db=int(db or 0), username=parts.username, password=parts.password)
+        username, password = (text and unquote(text) for text in (parts.username, parts.password))
+        client = self._sentinel.master_for(service, db=int(db or 0), username=username, password=password)
         pool: ConnectionPool = client.connection_pool
         return pool
 

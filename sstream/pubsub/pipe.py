@@ -50,6 +50,9 @@ class Pipe:
     A second write leaves when the first is answered: what comes meanwhile goes together. Nothing is sent twice; a
     command whose answer did not come is an error, and whether Redis carried it out is unknown.
 
+    50 publishes at once cost 21 to 39 µs of CPU each, encoding included, and with redis-py alone 118 to 194
+    (benchmarks/publish.py).
+
     Args:
         connector: Makes the connection.
         deadline: Seconds from the call to the answer, connecting and waiting in line included.
@@ -109,23 +112,26 @@ class Pipe:
 
     async def _serve(self, batch: list[_Command]) -> None:
         sent = False
+        deadline = batch[0].deadline
         try:
-            async with asyncio.timeout_at(batch[0].deadline):
+            async with asyncio.timeout_at(deadline):
                 connection = await self._connected()
+                # On Python 3.11 connecting may swallow the cancellation that the deadline is.
+                if asyncio.get_running_loop().time() >= deadline:
+                    raise TimeoutError
                 sent = True
                 unknown = await self._exchange(connection, batch, asks_role=self._asks_role)
                 if unknown:
                     # In the same place of the order: later commands wait until these have run.
                     await self._exchange(connection, unknown, whole=True)
-        except BROKEN as broken:
-            error: BaseException = broken
+        except BROKEN as error:
             await self._disconnect()
-            if not sent and self._failure is not None:
-                error = self._failure  # what is wrong says more than that time is up
-            reason = "no answer in time" if isinstance(error, TimeoutError) else str(error)
+            # What is wrong with the server says more than that time is up.
+            cause = error if sent or self._failure is None else self._failure
+            reason = "no answer in time" if isinstance(cause, TimeoutError) else str(cause)
             fate = "; whether it was carried out is unknown" if sent else ""
             for command in batch:
-                _fail(command, f"Redis: {reason}{fate}", error)
+                _fail(command, f"Redis: {reason}{fate}", cause)
 
     async def _exchange(
         self, connection: Connection, commands: list[_Command], *, asks_role: bool = False, whole: bool = False

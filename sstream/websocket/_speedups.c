@@ -1,13 +1,30 @@
-/* Three inner loops of the websocket engine in C: cutting plain messages, unmasking, and joining what is sent.
+/* The inner loops of the websocket engine in C: cutting plain messages, unmasking, handing out, joining what is sent.
  *
- * frames.py and outbox.py say what each of them does, and do the same in Python; the same tests run on both. Public C API
- * only, no global state, and the GIL is held throughout: nothing here waits.
+ * frames.py and core.py say what each of them does, and do the same in Python; the same tests run on both. All that is
+ * not plain is left to Python. Public C API only. The GIL is held throughout: nothing here waits, the socket is
+ * non-blocking.
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include <structmember.h>
+#include <errno.h>
 #include <stdint.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/types.h>
+
+#define EVENTS_PER_PASS 128
+#define READ_SIZE 65536
+#define CORK 65536
+#define STUCK 8
+
+/* Made once, when the module is first imported; it serves the main interpreter only. */
+static struct {
+    PyObject *crash, *control, *flush_later, *handler, *hold, *lose, *on_eof, *on_message, *receive, *send_deflated,
+        *start_handling, *stick, *transmit;
+    PyObject *cancelled; /* asyncio.CancelledError */
+    PyObject *monotonic; /* time.monotonic */
+} names;
 
 /* RFC 6455, 5.3. Eight bytes at a time; the compiler makes more of it where the machine can. */
 static void
@@ -68,27 +85,10 @@ text_of(const unsigned char *from, Py_ssize_t size, const unsigned char *mask)
     return text;
 }
 
-PyDoc_STRVAR(cut_doc, "cut(data, position, most, size, events, /)\n--\n\nSee sstream.websocket.frames.message_cutter.");
-
-static PyObject *
-cut(PyObject *module, PyObject *const *args, Py_ssize_t count)
+/* Append the plain messages that lie whole from `position` on; give the place of the first other thing, or -1. */
+static Py_ssize_t
+cut_into(const unsigned char *data, Py_ssize_t position, Py_ssize_t end, Py_ssize_t most, Py_ssize_t limit, PyObject *events)
 {
-    if (count != 5 || !PyBytes_Check(args[0]) || !PyList_Check(args[4])) {
-        PyErr_SetString(PyExc_TypeError, "cut takes bytes, three numbers and a list");
-        return NULL;
-    }
-    Py_ssize_t position = PyLong_AsSsize_t(args[1]);
-    Py_ssize_t most = PyLong_AsSsize_t(args[2]);
-    Py_ssize_t limit = PyLong_AsSsize_t(args[3]);
-    if (PyErr_Occurred()) {
-        return NULL;
-    }
-    const unsigned char *data = (const unsigned char *)PyBytes_AS_STRING(args[0]);
-    Py_ssize_t end = PyBytes_GET_SIZE(args[0]);
-    if (position < 0 || position > end) {
-        PyErr_SetString(PyExc_ValueError, "position outside of data");
-        return NULL;
-    }
     for (; most > 0 && end - position >= 6; most--) {
         const unsigned char *frame = data + position;
         unsigned char first = frame[0];
@@ -123,38 +123,81 @@ cut(PyObject *module, PyObject *const *args, Py_ssize_t count)
             }
         }
         if (message == NULL) {
-            return NULL;
+            return -1;
         }
-        int failed = PyList_Append(args[4], message);
+        int failed = PyList_Append(events, message);
         Py_DECREF(message);
         if (failed) {
-            return NULL;
+            return -1;
         }
         position += header + size;
     }
-    return PyLong_FromSsize_t(position);
+    return position;
 }
 
-/* The end of a connection at which it writes. */
+PyDoc_STRVAR(cut_doc, "cut(data, position, most, size, events, /)\n--\n\nSee sstream.websocket.frames.message_cutter.");
+
+static PyObject *
+cut(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    if (count != 5 || !PyBytes_Check(args[0]) || !PyList_Check(args[4])) {
+        PyErr_SetString(PyExc_TypeError, "cut takes bytes, three numbers and a list");
+        return NULL;
+    }
+    Py_ssize_t position = PyLong_AsSsize_t(args[1]);
+    Py_ssize_t most = PyLong_AsSsize_t(args[2]);
+    Py_ssize_t limit = PyLong_AsSsize_t(args[3]);
+    if (PyErr_Occurred()) {
+        return NULL;
+    }
+    Py_ssize_t end = PyBytes_GET_SIZE(args[0]);
+    if (position < 0 || position > end) {
+        PyErr_SetString(PyExc_ValueError, "position outside of data");
+        return NULL;
+    }
+    position = cut_into((const unsigned char *)PyBytes_AS_STRING(args[0]), position, end, most, limit, args[4]);
+    return position < 0 ? NULL : PyLong_FromSsize_t(position);
+}
+
+/* The base of a connection; core.py tells what the members mean. */
 typedef struct {
     PyObject_HEAD
-    unsigned char *data;
-    Py_ssize_t used;
-    Py_ssize_t room;
-    char closed;
-    char scheduled;
-    char deflates;
-} Outbox;
+    unsigned char *data; /* what was written, framed */
+    Py_ssize_t used, room;
+    Py_ssize_t limit;
+    double rate, burst, tokens, charged;
+    int fd, blocked;
+    char closed, deflates, heard, idle, more, scheduled;
+} Core;
 
-#define CORK 65536
+/* Call a method of the connection that is in Python; give 0, or -1 with an exception. */
+static int
+call(Core *self, PyObject *name, PyObject *argument)
+{
+    PyObject *done = argument != NULL ? PyObject_CallMethodOneArg((PyObject *)self, name, argument)
+                                      : PyObject_CallMethodNoArgs((PyObject *)self, name);
+    Py_XDECREF(done);
+    return done != NULL ? 0 : -1;
+}
+
+static PyObject *
+none_or_null(int failed)
+{
+    if (failed) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+/* Writing */
 
 static int
-reserve(Outbox *self, Py_ssize_t more)
+reserve(Core *self, Py_ssize_t more)
 {
     if (more <= self->room - self->used) {
         return 0;
     }
-    if (more > PY_SSIZE_T_MAX / 2 - self->used) {
+    if (more > PY_SSIZE_T_MAX / 4 - self->used) {
         PyErr_NoMemory();
         return -1;
     }
@@ -170,36 +213,87 @@ reserve(Outbox *self, Py_ssize_t more)
     return 0;
 }
 
-/* After something was added: see to it that it leaves, now if it is much. */
+/* Nothing is kept: nearly all connections are idle at any time. */
+static void
+forget(Core *self)
+{
+    PyMem_Free(self->data);
+    self->data = NULL;
+    self->used = self->room = 0;
+}
+
 static PyObject *
-see_to_it(Outbox *self)
+take(Core *self)
+{
+    PyObject *all = PyBytes_FromStringAndSize((const char *)self->data, self->used);
+    if (all != NULL) {
+        forget(self);
+    }
+    return all;
+}
+
+static int
+call_with(Core *self, PyObject *name, PyObject *argument)
+{
+    if (argument == NULL) {
+        return -1;
+    }
+    int failed = call(self, name, argument);
+    Py_DECREF(argument);
+    return failed;
+}
+
+static int
+flush_out(Core *self)
+{
+    if (!self->used) {
+        return 0;
+    }
+    if (self->fd < 0 || self->blocked & STUCK) {
+        return call_with(self, names.transmit, take(self));
+    }
+    ssize_t sent = send(self->fd, self->data, (size_t)self->used, 0);
+    if (sent == self->used) {
+        forget(self);
+        return 0;
+    }
+    if (sent < 0) {
+        if (errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR) {
+            forget(self);
+            return call(self, names.lose, NULL);
+        }
+        sent = 0;
+    }
+    PyObject *rest = PyBytes_FromStringAndSize((const char *)self->data + sent, self->used - sent);
+    if (rest != NULL) {
+        forget(self);
+    }
+    return call_with(self, names.stick, rest);
+}
+
+static int
+see_to_it(Core *self)
 {
     if (!self->scheduled) {
         self->scheduled = 1;
-        PyObject *done = PyObject_CallMethod((PyObject *)self, "_flush_later", NULL);
-        if (done == NULL) {
-            return NULL;
+        if (call(self, names.flush_later, NULL)) {
+            return -1;
         }
-        Py_DECREF(done);
     }
-    if (self->used > CORK) {
-        return PyObject_CallMethod((PyObject *)self, "_flush_early", NULL);
-    }
-    Py_RETURN_NONE;
+    return self->used > CORK ? flush_out(self) : 0;
 }
 
-PyDoc_STRVAR(send_doc,
-             "send(payload, /)\n--\n\n"
-             "Send ``bytes`` as a binary, ``str`` as a text message; nothing happens if the connection is closing.");
+PyDoc_STRVAR(send_doc, "send(payload, /)\n--\n\n"
+                       "Send ``bytes`` as a binary, ``str`` as a text message; nothing happens if the connection is closing.");
 
 static PyObject *
-outbox_send(Outbox *self, PyObject *payload)
+core_send(Core *self, PyObject *payload)
 {
     if (self->closed) {
         Py_RETURN_NONE;
     }
     if (self->deflates) {
-        return PyObject_CallMethod((PyObject *)self, "_send_deflated", "O", payload);
+        return none_or_null(call(self, names.send_deflated, payload));
     }
     unsigned char first = 0x82;
     const char *from;
@@ -239,13 +333,13 @@ outbox_send(Outbox *self, PyObject *payload)
     }
     memcpy(to, from, (size_t)size);
     self->used = to + size - self->data;
-    return see_to_it(self);
+    return none_or_null(see_to_it(self));
 }
 
-PyDoc_STRVAR(put_doc, "_put(frame, /)\n--\n\nAdd a frame.");
+PyDoc_STRVAR(put_doc, "_put(frame, /)\n--\n\nWrite a frame.");
 
 static PyObject *
-outbox_put(Outbox *self, PyObject *frame)
+core_put(Core *self, PyObject *frame)
 {
     if (!PyBytes_Check(frame)) {
         return PyErr_Format(PyExc_TypeError, "a frame is bytes, not %.100s", Py_TYPE(frame)->tp_name);
@@ -256,26 +350,179 @@ outbox_put(Outbox *self, PyObject *frame)
     }
     memcpy(self->data + self->used, PyBytes_AS_STRING(frame), (size_t)size);
     self->used += size;
-    return see_to_it(self);
+    return none_or_null(see_to_it(self));
 }
 
-PyDoc_STRVAR(take_doc, "_take()\n--\n\nGive all that was added, and forget it.");
+PyDoc_STRVAR(send_frame_doc, "send_frame(frame, /)\n--\n\n"
+                             "Send what `frames.frame` gave; nothing happens if the connection is closing.");
 
 static PyObject *
-outbox_take(Outbox *self, PyObject *ignored)
+core_send_frame(Core *self, PyObject *frame)
 {
-    PyObject *all = PyBytes_FromStringAndSize((const char *)self->data, self->used);
-    if (all != NULL) {
-        /* Nothing is kept: nearly all connections are idle at any time. */
-        PyMem_Free(self->data);
-        self->data = NULL;
-        self->used = self->room = 0;
+    if (self->closed) {
+        Py_RETURN_NONE;
     }
-    return all;
+    return core_put(self, frame);
 }
 
+PyDoc_STRVAR(flush_doc, "flush()\n--\n\nSend what was written.");
+
+static PyObject *
+core_flush(Core *self, PyObject *ignored)
+{
+    self->scheduled = 0;
+    return none_or_null(flush_out(self));
+}
+
+PyDoc_STRVAR(take_doc, "_take()\n--\n\nGive all that was written, and forget it.");
+
+static PyObject *
+core_take(Core *self, PyObject *ignored)
+{
+    return take(self);
+}
+
+/* Reading */
+
+/* The handler raised. What is not its own business, as KeyboardInterrupt, passes. */
+static int
+crash(Core *self)
+{
+    if (!PyErr_ExceptionMatches(PyExc_Exception) && !PyErr_ExceptionMatches(names.cancelled)) {
+        return -1;
+    }
+#if PY_VERSION_HEX >= 0x030C0000
+    PyObject *error = PyErr_GetRaisedException();
+#else
+    PyObject *type, *error, *traceback;
+    PyErr_Fetch(&type, &error, &traceback);
+    PyErr_NormalizeException(&type, &error, &traceback);
+    if (traceback != NULL) {
+        PyException_SetTraceback(error, traceback);
+    }
+    Py_XDECREF(type);
+    Py_XDECREF(traceback);
+#endif
+    return call_with(self, names.crash, error);
+}
+
+/* Hand out events[i]; `on_message` is the handler's. */
+static int
+hand_out(Core *self, PyObject *on_message, PyObject *event)
+{
+    if (!PyBytes_CheckExact(event) && !PyUnicode_CheckExact(event)) {
+        return call(self, names.control, event);
+    }
+    PyObject *handling = PyObject_CallOneArg(on_message, event);
+    if (handling == NULL) {
+        return crash(self);
+    }
+    int failed = handling == Py_None ? 0 : call(self, names.start_handling, handling);
+    Py_DECREF(handling);
+    return failed;
+}
+
+static int
+dispatch(Core *self, PyObject *events)
+{
+    self->scheduled = 1; /* all replies leave together */
+    PyObject *handler = PyObject_GetAttr((PyObject *)self, names.handler);
+    if (handler == NULL) {
+        return -1;
+    }
+    PyObject *on_message = PyObject_GetAttr(handler, names.on_message);
+    Py_DECREF(handler);
+    if (on_message == NULL) {
+        return -1;
+    }
+    int failed = 0;
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(events) && !failed; i++) {
+        PyObject *event = PyList_GET_ITEM(events, i);
+        Py_INCREF(event);
+        failed = hand_out(self, on_message, event);
+        Py_DECREF(event);
+        if (!failed && self->blocked) {
+            failed = call_with(self, names.hold, PyList_GetSlice(events, i + 1, PY_SSIZE_T_MAX));
+            break;
+        }
+    }
+    Py_DECREF(on_message);
+    self->scheduled = 0;
+    return failed ? -1 : flush_out(self);
+}
+
+PyDoc_STRVAR(dispatch_doc, "_dispatch(events, /)\n--\n\nHand out events, until one of them blocks; then send what was written.");
+
+static PyObject *
+core_dispatch(Core *self, PyObject *events)
+{
+    if (!PyList_Check(events)) {
+        PyErr_SetString(PyExc_TypeError, "events are a list");
+        return NULL;
+    }
+    return none_or_null(dispatch(self, events));
+}
+
+/* Take a token for each message; give 0 where there are not enough, for Python to tell the peer, or -1. */
+static int
+charge(Core *self, Py_ssize_t count)
+{
+    if (self->rate == 0) {
+        return 1;
+    }
+    PyObject *time = PyObject_CallNoArgs(names.monotonic);
+    if (time == NULL) {
+        return -1;
+    }
+    double now = PyFloat_AsDouble(time);
+    Py_DECREF(time);
+    double tokens = self->tokens + (now - self->charged) * self->rate;
+    tokens = (tokens < self->burst ? tokens : self->burst) - (double)count;
+    if (tokens < 0) {
+        return 0;
+    }
+    self->tokens = tokens;
+    self->charged = now;
+    return 1;
+}
+
+PyDoc_STRVAR(on_readable_doc, "_on_readable()\n--\n\nRun one pass: read what is there, hand it out, send the replies.");
+
+static PyObject *
+core_on_readable(Core *self, PyObject *ignored)
+{
+    if (self->more || self->fd < 0) {
+        Py_RETURN_NONE;
+    }
+    unsigned char data[READ_SIZE];
+    ssize_t size = recv(self->fd, data, sizeof data, 0);
+    if (size < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR)) {
+        Py_RETURN_NONE;
+    }
+    if (size <= 0) {
+        return none_or_null(call(self, names.on_eof, NULL));
+    }
+    self->heard = 1;
+    if (self->idle && !self->blocked) {
+        PyObject *events = PyList_New(0);
+        if (events == NULL) {
+            return NULL;
+        }
+        Py_ssize_t end = cut_into(data, 0, size, EVENTS_PER_PASS, self->limit, events);
+        int plain = end < 0 ? -1 : end == size ? charge(self, PyList_GET_SIZE(events)) : 0;
+        int failed = plain > 0 ? dispatch(self, events) : plain;
+        Py_DECREF(events);
+        if (plain) {
+            return none_or_null(failed);
+        }
+    }
+    return none_or_null(call_with(self, names.receive, PyBytes_FromStringAndSize((const char *)data, size)));
+}
+
+/* The type */
+
 static void
-outbox_dealloc(Outbox *self)
+core_dealloc(Core *self)
 {
     PyTypeObject *type = Py_TYPE(self);
     PyMem_Free(self->data);
@@ -283,39 +530,118 @@ outbox_dealloc(Outbox *self)
     Py_DECREF(type);
 }
 
-static PyMethodDef outbox_methods[] = {
-    {"send", (PyCFunction)outbox_send, METH_O, send_doc},
-    {"_put", (PyCFunction)outbox_put, METH_O, put_doc},
-    {"_take", (PyCFunction)outbox_take, METH_NOARGS, take_doc},
+static PyObject *
+core_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
+{
+    allocfunc allocate = PyType_GetSlot(type, Py_tp_alloc);
+    Core *self = (Core *)allocate(type, 0);
+    if (self != NULL) {
+        self->fd = -1;
+        self->heard = 1;
+    }
+    return (PyObject *)self;
+}
+
+static PyMethodDef core_methods[] = {
+    {"send", (PyCFunction)core_send, METH_O, send_doc},
+    {"send_frame", (PyCFunction)core_send_frame, METH_O, send_frame_doc},
+    {"flush", (PyCFunction)core_flush, METH_NOARGS, flush_doc},
+    {"_put", (PyCFunction)core_put, METH_O, put_doc},
+    {"_take", (PyCFunction)core_take, METH_NOARGS, take_doc},
+    {"_dispatch", (PyCFunction)core_dispatch, METH_O, dispatch_doc},
+    {"_on_readable", (PyCFunction)core_on_readable, METH_NOARGS, on_readable_doc},
     {NULL, NULL, 0, NULL},
 };
 
-static PyMemberDef outbox_members[] = {
-    {"server_terminated", T_BOOL, offsetof(Outbox, closed), 0, NULL},
-    {"_scheduled", T_BOOL, offsetof(Outbox, scheduled), 0, NULL},
-    {"_deflates", T_BOOL, offsetof(Outbox, deflates), 0, NULL},
+static PyMemberDef core_members[] = {
+    {"heard", T_BOOL, offsetof(Core, heard), 0, NULL},
+    {"server_terminated", T_BOOL, offsetof(Core, closed), 0, NULL},
+    {"_blocked", T_INT, offsetof(Core, blocked), 0, NULL},
+    {"_burst", T_DOUBLE, offsetof(Core, burst), 0, NULL},
+    {"_charged", T_DOUBLE, offsetof(Core, charged), 0, NULL},
+    {"_deflates", T_BOOL, offsetof(Core, deflates), 0, NULL},
+    {"_fd", T_INT, offsetof(Core, fd), 0, NULL},
+    {"_idle", T_BOOL, offsetof(Core, idle), 0, NULL},
+    {"_limit", T_PYSSIZET, offsetof(Core, limit), 0, NULL},
+    {"_more", T_BOOL, offsetof(Core, more), 0, NULL},
+    {"_rate", T_DOUBLE, offsetof(Core, rate), 0, NULL},
+    {"_scheduled", T_BOOL, offsetof(Core, scheduled), 0, NULL},
+    {"_tokens", T_DOUBLE, offsetof(Core, tokens), 0, NULL},
     {NULL, 0, 0, 0, NULL},
 };
 
-static PyType_Slot outbox_slots[] = {
-    {Py_tp_doc, "See sstream.websocket.outbox.Outbox."},
-    {Py_tp_dealloc, outbox_dealloc},
-    {Py_tp_methods, outbox_methods},
-    {Py_tp_members, outbox_members},
+static PyType_Slot core_slots[] = {
+    {Py_tp_doc, "See sstream.websocket.core.Core."},
+    {Py_tp_new, core_new},
+    {Py_tp_dealloc, core_dealloc},
+    {Py_tp_methods, core_methods},
+    {Py_tp_members, core_members},
     {0, NULL},
 };
 
-static PyType_Spec outbox_spec = {
-    .name = "sstream.websocket._speedups.Outbox",
-    .basicsize = sizeof(Outbox),
+static PyType_Spec core_spec = {
+    .name = "sstream.websocket._speedups.Core",
+    .basicsize = sizeof(Core),
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
-    .slots = outbox_slots,
+    .slots = core_slots,
 };
+
+/* The module */
+
+static PyObject *
+imported(const char *module, const char *name)
+{
+    PyObject *from = PyImport_ImportModule(module);
+    PyObject *found = from != NULL ? PyObject_GetAttrString(from, name) : NULL;
+    Py_XDECREF(from);
+    return found;
+}
+
+static int
+make_names(void)
+{
+    if (names.monotonic != NULL) {
+        return 0;
+    }
+    const struct {
+        PyObject **name;
+        const char *text;
+    } wanted[] = {
+        {&names.crash, "_crash"},
+        {&names.control, "_control"},
+        {&names.flush_later, "_flush_later"},
+        {&names.handler, "handler"},
+        {&names.hold, "_hold"},
+        {&names.lose, "_lose"},
+        {&names.on_eof, "_on_eof"},
+        {&names.on_message, "on_message"},
+        {&names.receive, "_receive"},
+        {&names.send_deflated, "_send_deflated"},
+        {&names.start_handling, "_start_handling"},
+        {&names.stick, "_stick"},
+        {&names.transmit, "_transmit"},
+    };
+    for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++) {
+        Py_XSETREF(*wanted[i].name, PyUnicode_InternFromString(wanted[i].text));
+        if (*wanted[i].name == NULL) {
+            return -1;
+        }
+    }
+    Py_XSETREF(names.cancelled, imported("asyncio", "CancelledError"));
+    if (names.cancelled == NULL) {
+        return -1;
+    }
+    names.monotonic = imported("time", "monotonic");
+    return names.monotonic != NULL ? 0 : -1;
+}
 
 static int
 speedups_exec(PyObject *module)
 {
-    PyObject *type = PyType_FromModuleAndSpec(module, &outbox_spec, NULL);
+    if (make_names()) {
+        return -1;
+    }
+    PyObject *type = PyType_FromModuleAndSpec(module, &core_spec, NULL);
     if (type == NULL) {
         return -1;
     }
@@ -332,6 +658,9 @@ static PyMethodDef speedups_methods[] = {
 
 static PyModuleDef_Slot speedups_slots[] = {
     {Py_mod_exec, speedups_exec},
+#if PY_VERSION_HEX >= 0x030C0000
+    {Py_mod_multiple_interpreters, Py_MOD_MULTIPLE_INTERPRETERS_NOT_SUPPORTED},
+#endif
     {0, NULL},
 };
 

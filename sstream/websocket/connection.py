@@ -16,6 +16,7 @@ from tornado.iostream import IOStream, StreamClosedError
 from tornado.websocket import WebSocketClosedError, WebSocketHandler, WebSocketProtocol
 
 from sstream.limits import Limits
+from sstream.websocket.core import CLOSING, READ_SIZE, STUCK
 from sstream.websocket.deflate import Deflate, Deflater
 from sstream.websocket.engine import Engine, Pulse
 from sstream.websocket.frames import (
@@ -36,11 +37,10 @@ from sstream.websocket.frames import (
 )
 from sstream.websocket.handshake import answer, is_handshake
 from sstream.websocket.registration import Registration
-from sstream.websocket.speedups import Outbox, parser_class
+from sstream.websocket.release import release
+from sstream.websocket.speedups import Core, parser_class
 
 __all__ = ["READ_SIZE", "Connection", "SharedFrame"]
-
-READ_SIZE: Final = 65536
 
 # Messages that came while the handler was not ready for them; beyond it the socket is not read.
 _BACKLOG: Final = 65536
@@ -49,12 +49,10 @@ _BACKLOG_OVERHEAD: Final = 64  # what an empty message costs in memory
 # Seconds a peer has to answer our Close frame, and to read it when we failed it.
 _CLOSE_TIMEOUT: Final = 5.0
 
-# Why messages are not handed to the handler at the moment.
+# Why messages are not handed to the handler at the moment, beside STUCK and CLOSING.
 _OPENING: Final = 1  # ``open`` has not returned
 _HANDLING: Final = 2  # what ``on_message`` returned is awaited
 _PAUSED: Final = 4  # the handler asked for it
-_STUCK: Final = 8  # the peer does not read what it was sent
-_CLOSING: Final = 16  # our Close frame is on its way: they are dropped
 
 # The stream ended without a Close frame.
 _LOST = Failure(1006, "")
@@ -91,7 +89,7 @@ class SharedFrame:
         return data
 
 
-class Connection(Outbox, WebSocketProtocol):
+class Connection(Core, WebSocketProtocol):
     """One upgraded connection; `SocketConnection` and `StreamConnection` bring the wire.
 
     It is what ``WebSocketHandler.ws_connection`` is, and does what Tornado's does there. Besides that it offers `send`,
@@ -102,8 +100,6 @@ class Connection(Outbox, WebSocketProtocol):
     __slots__ = (
         "_backlog",
         "_backlog_size",
-        "_blocked",
-        "_charged",
         "_close_timer",
         "_context",
         "_deflate",
@@ -114,7 +110,6 @@ class Connection(Outbox, WebSocketProtocol):
         "_eof",
         "_handling",
         "_limits",
-        "_more",
         "_notified",
         "_parser",
         "_progress",
@@ -125,12 +120,10 @@ class Connection(Outbox, WebSocketProtocol):
         "_registration",
         "_stall_timer",
         "_subprotocol",
-        "_tokens",
         "client_terminated",
         "close_code",
         "close_reason",
         "handler",
-        "heard",
         "stream",
     )
 
@@ -141,13 +134,13 @@ class Connection(Outbox, WebSocketProtocol):
 
     def __init__(self, handler: WebSocketHandler, limits: Limits) -> None:
         # Not WebSocketProtocol's: it would set what is set here.
-        Outbox.__init__(self)
+        Core.__init__(self)
+        self._blocked = _OPENING
         self.handler = handler
         self.stream = None
         self.client_terminated = False
         self.close_code: int | None = None
         self.close_reason: str | None = None
-        self.heard = True  # whether anything came since the last ping
         self._limits = limits
         self._subprotocol: str | None = None
         self._deflate: Deflate | None = None
@@ -158,16 +151,13 @@ class Connection(Outbox, WebSocketProtocol):
         # Reading. What the handler cannot take yet waits in the backlog, in order, the end of the stream included.
         self._reading = False
         self._eof = False  # nothing more will come
-        self._more = False  # `_continue` is about to run
-        self._blocked = _OPENING
         self._handling: asyncio.Task[None] | None = None  # kept, for the loop does not
         self._backlog: deque[Event] | None = None
         self._backlog_size = 0
-        # A bucket of tokens, one for each message; no time of the last charge means no limit.
-        self._tokens = 0.0
-        self._charged = 0.0
+        self._limit = sys.maxsize if limits.message_size is None else limits.message_size
         if limits.message_rate is not None and limits.message_burst is not None:
-            self._tokens = float(limits.message_burst)
+            self._rate = limits.message_rate
+            self._burst = self._tokens = float(limits.message_burst)
             self._charged = time.monotonic()
 
         # Writing. Frames of one pass or turn gather in the outbox; what the kernel does not take waits in `_queue`.
@@ -193,10 +183,6 @@ class Connection(Outbox, WebSocketProtocol):
 
     @abstractmethod
     def _stop_reading(self) -> None: ...
-
-    @abstractmethod
-    def _push(self, data: bytes) -> bytes | memoryview | None:
-        """Send; give what has to wait, or None if nothing has to. A broken wire ends the connection."""
 
     @abstractmethod
     def _await_writable(self) -> None:
@@ -259,8 +245,10 @@ class Connection(Outbox, WebSocketProtocol):
         except asyncio.CancelledError:
             self._abort()
             raise
-        except Exception:
-            self._crash()
+        except Exception as error:
+            self._crash(error)
+        release(handler)
+        self._idle = self._parser.idle
         self._unblock(_OPENING)
 
     @property
@@ -342,11 +330,6 @@ class Connection(Outbox, WebSocketProtocol):
             return frame(opcode, self._deflater.compress(payload), compressed=True)
         return frame(opcode, payload)
 
-    def send_frame(self, data: bytes) -> None:
-        """Send what `frames.frame` gave; nothing happens if the connection is closing."""
-        if not self.server_terminated:
-            self._put(data)
-
     def send_shared(self, shared: SharedFrame) -> None:
         """Send a message that goes to many; nothing happens if the connection is closing."""
         if self._deflater is None:
@@ -365,20 +348,13 @@ class Connection(Outbox, WebSocketProtocol):
         if self._blocked & _PAUSED:
             self._unblock(_PAUSED)
 
-    def flush(self) -> None:
-        """Send what was written."""
-        self._scheduled = False
-        data = self._take()
-        if data:
-            self._transmit(data)
-
     # Reading
 
     def _receive(self, data: bytes) -> None:
-        """Run one pass: all events of what was read, up to what is fair."""
+        """Hand out all that ``data`` brings, up to what is fair."""
         parser = self._parser
         events = parser.receive(data)
-        if self._charged:
+        if self._rate:
             self._charge(events, parser.cost)
         if self._notified:
             self._backlog_size += len(data)
@@ -389,32 +365,14 @@ class Connection(Outbox, WebSocketProtocol):
                 self._hold(events)
             else:
                 self._dispatch(events)
+        self._idle = parser.idle
         if parser.pending:
             self._continue_later()
-
-    def _dispatch(self, events: Iterable[Event]) -> None:
-        self._scheduled = True  # all replies leave together
-        on_message = self.handler.on_message
-        rest = iter(events)
-        for event in rest:
-            if isinstance(event, (bytes, str)):
-                try:
-                    handling = on_message(event)
-                    if handling is not None:
-                        self._start_handling(handling)
-                except (Exception, asyncio.CancelledError):
-                    self._crash()
-            else:
-                self._control(event)
-            if self._blocked:
-                self._hold(rest)
-                break
-        self.flush()
 
     def _hold(self, events: Iterable[Event]) -> None:
         """Put messages off, but not the answers to pings."""
         for event in events:
-            closing = self._blocked & _CLOSING
+            closing = self._blocked & CLOSING
             if isinstance(event, (Ping, Pong)):
                 self._control(event)
             elif isinstance(event, (bytes, str)):
@@ -463,14 +421,14 @@ class Connection(Outbox, WebSocketProtocol):
             handling = hook(payload)
             if handling is not None:
                 gen.convert_yielded(handling).add_done_callback(self._on_hook_done)
-        except (Exception, asyncio.CancelledError):
-            self._crash()
+        except (Exception, asyncio.CancelledError) as error:
+            self._crash(error)
 
     def _on_hook_done(self, future: "asyncio.Future[Any]") -> None:
         try:
             future.result()
-        except (Exception, asyncio.CancelledError):
-            self._crash()
+        except (Exception, asyncio.CancelledError) as error:
+            self._crash(error)
 
     def _start_handling(self, handling: Any) -> None:
         """Hand out the next message when this one is handled, as Tornado does."""
@@ -492,14 +450,14 @@ class Connection(Outbox, WebSocketProtocol):
                 await (handling if isinstance(handling, Awaitable) else gen.convert_yielded(handling))
                 handled += 1
                 handling = self._hand_out() if handled < EVENTS_PER_PASS else None
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as error:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 self._lose()
                 raise
-            self._crash()
-        except Exception:
-            self._crash()
+            self._crash(error)
+        except Exception as error:
+            self._crash(error)
         finally:
             self._handling = None
             self._unblock(_HANDLING)
@@ -519,16 +477,14 @@ class Connection(Outbox, WebSocketProtocol):
     def _charge(self, events: list[Event], cost: int) -> None:
         """Count messages against the rate; those beyond it give place to the failure."""
         count = len(events) + cost
-        if not count or self._blocked & _CLOSING:
+        if not count or self._blocked & CLOSING:
             return
-        limits = self._limits
-        assert limits.message_rate is not None  # else nothing is charged
-        assert limits.message_burst is not None
         now = time.monotonic()
-        tokens = min(limits.message_burst, self._tokens + (now - self._charged) * limits.message_rate) - count
+        tokens = min(self._burst, self._tokens + (now - self._charged) * self._rate) - count
         self._charged = now
         self._tokens = tokens
         if tokens < 0:
+            # Whole tokens: half a message is none.
             del events[max(0, len(events) + math.floor(tokens)) :]
             events.append(Failure(4429, "too many messages"))
 
@@ -547,15 +503,15 @@ class Connection(Outbox, WebSocketProtocol):
         self._more = False
         if self._backlog and not self._blocked:
             backlog, self._backlog, self._backlog_size = self._backlog, None, 0
-            self._dispatch(backlog)
+            self._dispatch(list(backlog))
         if self._parser.pending and self._may_read():
             self._receive(b"")
         self._update_reading()
 
     def _may_read(self) -> bool:
-        if self._ended or self._eof or self._blocked & _STUCK:
+        if self._ended or self._eof or self._blocked & STUCK:
             return False
-        return bool(self._blocked & _CLOSING) or self._backlog_size <= _BACKLOG
+        return bool(self._blocked & CLOSING) or self._backlog_size <= _BACKLOG
 
     def _update_reading(self) -> None:
         wanted = self._may_read()
@@ -583,21 +539,15 @@ class Connection(Outbox, WebSocketProtocol):
     def _flush_later(self) -> None:
         self._engine.flush_later(self)
 
-    def _flush_early(self) -> None:
-        self._transmit(self._take())
-
     def _send_deflated(self, payload: bytes | str) -> None:
         binary = isinstance(payload, bytes)
         self._put(self.frame(tornado.escape.utf8(payload), binary))
 
     def _transmit(self, data: bytes) -> None:
-        if self._ended:
-            return
+        """Let wait what the wire cannot take now."""
         if self._queue is None:
-            rest = self._push(data)
-            if rest is not None:
-                self._stick(rest)
-        elif self._limits.send_queue is None or self._queued + len(data) <= self._limits.send_queue or self._notified:
+            return  # the end of the connection
+        if self._limits.send_queue is None or self._queued + len(data) <= self._limits.send_queue or self._notified:
             self._queue.append(data)
             self._queued += len(data)
         else:
@@ -607,7 +557,7 @@ class Connection(Outbox, WebSocketProtocol):
         """The kernel is full: wait for it, and read nothing that might want another reply."""
         self._queue = deque([rest])
         self._queued = len(rest)
-        self._blocked |= _STUCK
+        self._blocked |= STUCK
         self._update_reading()
         self._await_writable()
         if self._limits.send_stall is not None and not self._notified:
@@ -624,7 +574,7 @@ class Connection(Outbox, WebSocketProtocol):
         for future in drained or ():
             if not future.done():
                 future.set_result(None)
-        self._unblock(_STUCK)
+        self._unblock(STUCK)
         if self._notified:
             self._finish()
 
@@ -653,10 +603,11 @@ class Connection(Outbox, WebSocketProtocol):
     def _say_goodbye(self, payload: bytes) -> None:
         self._put(frame(CLOSE, payload))
         self.server_terminated = True
-        self._blocked |= _CLOSING
+        self._blocked |= CLOSING
 
-    def _crash(self) -> None:
-        self.handler.log_exception(*sys.exc_info())
+    def _crash(self, error: BaseException) -> None:
+        """Something of the handler raised."""
+        self.handler.log_exception(type(error), error, error.__traceback__)
         self._fail(1011, "internal error")
 
     def _fail(self, code: int, reason: str) -> None:
@@ -705,7 +656,7 @@ class Connection(Outbox, WebSocketProtocol):
             return
         self._ended = self._eof = True
         self.client_terminated = self.server_terminated = True
-        self._blocked |= _CLOSING
+        self._blocked |= CLOSING
         for timer in (self._close_timer, self._stall_timer):
             if timer is not None:
                 timer.cancel()
@@ -736,5 +687,5 @@ class Connection(Outbox, WebSocketProtocol):
     def _tell_handler(self) -> None:
         try:
             self.handler.on_ws_connection_close(self.close_code, self.close_reason)
-        except (Exception, asyncio.CancelledError):
-            self.handler.log_exception(*sys.exc_info())
+        except (Exception, asyncio.CancelledError) as error:
+            self.handler.log_exception(type(error), error, error.__traceback__)

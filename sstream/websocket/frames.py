@@ -207,7 +207,7 @@ class Parser:
 
     # A subclass may bring faster ones.
     _unmask = staticmethod(unmask)
-    _cut = staticmethod(message_cutter(unmask))
+    cut = staticmethod(message_cutter(unmask))
 
     def __init__(self, size: int | None, inflated_size: int | None = None, deflate: Deflate | None = None) -> None:
         self._size = sys.maxsize if size is None else size
@@ -218,6 +218,11 @@ class Parser:
         self._closed = False
         self.pending = False
         self.cost = 0
+
+    @property
+    def idle(self) -> bool:
+        """Whether the next byte is the first of a message or a control frame."""
+        return self._message is None and not self._buffer and not self._closed
 
     def receive(self, data: bytes) -> list[Event]:
         """Give the events that ``data``, the next bytes of the stream, completes, or as many of them as make one pass.
@@ -234,7 +239,7 @@ class Parser:
             self._buffer = b""
         position = 0
         if self._message is None:
-            position = self._cut(data, 0, EVENTS_PER_PASS, self._size, events)
+            position = self.cut(data, 0, EVENTS_PER_PASS, self._size, events)
         if position < len(data):
             try:
                 position = self._walk(data, position, events)
@@ -266,7 +271,7 @@ class Parser:
                 if events and isinstance(events[-1], (bytes, str)):
                     weight += len(events[-1])
                 if not self._closed:
-                    after = self._cut(data, after, EVENTS_PER_PASS - len(events), self._size, events)
+                    after = self.cut(data, after, EVENTS_PER_PASS - len(events), self._size, events)
             position = after
         return position
 

@@ -2,17 +2,16 @@
 
 import importlib
 import os
-from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import tornado.util
 
 from sstream.websocket.frames import Parser, message_cutter, unmask
 
-__all__ = ["Outbox", "TornadoParser", "parser_class"]
+__all__ = ["Core", "TornadoParser", "parser_class"]
 
 
-def _load() -> ModuleType | None:
+def _load() -> Any:  # a module without types, or None
     if os.environ.get("SSTREAM_PURE_PYTHON") == "1":
         return None
     try:
@@ -24,9 +23,9 @@ def _load() -> ModuleType | None:
 _speedups = _load()
 
 if TYPE_CHECKING or _speedups is None:
-    from sstream.websocket.outbox import Outbox
+    from sstream.websocket.core import Core
 else:
-    Outbox = _speedups.Outbox
+    Core = _speedups.Core
 
 # Read in Tornado 6.5 and 6.6.1: in C where it was built so, else in Python.
 _tornado_unmask = getattr(tornado.util, "_websocket_mask", unmask)
@@ -38,7 +37,7 @@ class TornadoParser(Parser):
     __slots__ = ()
 
     _unmask = staticmethod(_tornado_unmask)
-    _cut = staticmethod(message_cutter(_tornado_unmask))
+    cut = staticmethod(message_cutter(_tornado_unmask))
 
 
 parser_class: type[Parser] = TornadoParser
@@ -51,6 +50,6 @@ if _speedups is not None:
         __slots__ = ()
 
         _unmask = staticmethod(_speedups.unmask)
-        _cut = staticmethod(_speedups.cut)
+        cut = staticmethod(_speedups.cut)
 
     parser_class = FastParser

@@ -63,6 +63,11 @@ async def test_good_loop(io_loop):
         assert io_loop.asyncio_loop is asyncio.get_running_loop()
 
 
+@pytest.mark.usefixtures("tmp_path")
+async def test_good_fixtures_of_its_own(io_loop):
+    assert IOLoop.current() is io_loop
+
+
 class TestOnUvloop:
     @pytest.fixture
     def event_loop_factory(self):
@@ -258,8 +263,8 @@ def run(folder: Path, sample: str, *arguments: str, **env: str) -> str:
     tests = folder / "tests"
     tests.mkdir()
     conftest = (ROOT / "tests/conftest.py").read_text()
-    assert "SETTLE = 2.0" in conftest
-    (tests / "conftest.py").write_text(conftest.replace("SETTLE = 2.0", "SETTLE = 0.2"))
+    assert "SETTLE = 5.0" in conftest
+    (tests / "conftest.py").write_text(conftest.replace("SETTLE = 5.0", "SETTLE = 0.2"))
     (tests / "test_sample.py").write_text(sample)
     shutil.copy(ROOT / "pyproject.toml", folder)
     environment = {name: value for name, value in os.environ.items() if name != "CI"}

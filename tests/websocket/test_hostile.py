@@ -3,6 +3,8 @@
 import asyncio
 import dataclasses
 import logging
+import socket
+import sys
 import time
 from typing import Any
 
@@ -121,9 +123,8 @@ async def test_unusual_offer_is_declined_and_the_handshake_succeeds(serve: Serve
 
 
 async def test_second_offer_counts_where_the_first_is_declined(serve: Serve) -> None:
-    peer = await (await serve(Compressing)).connect(
-        Sec_WebSocket_Extensions='permessage-deflate; server_max_window_bits=8, permessage-deflate; client_max_window_bits="10"'
-    )
+    offers = 'permessage-deflate; server_max_window_bits=8, permessage-deflate; client_max_window_bits="10"'
+    peer = await (await serve(Compressing)).connect(Sec_WebSocket_Extensions=offers)
 
     assert peer.headers["sec-websocket-extensions"] == "permessage-deflate; client_max_window_bits=10"
 
@@ -181,10 +182,9 @@ async def test_messages_at_the_sustained_rate_pass(serve: Serve) -> None:
         limits = dataclasses.replace(QUIET, message_rate=500.0, message_burst=20)
 
     peer = await (await serve(Steady)).connect()
-    began = time.monotonic()
-    for number in range(60):
-        # Each waits for the one before, and is not sent before its time.
-        await asyncio.sleep(max(0.0, began + number / 450 - time.monotonic()))
+    for _ in range(60):
+        # By the clock, for it is the clock that is tested: a little slower than the limit.
+        await asyncio.sleep(1 / 450)
         peer.send(frame(1, b"x"))
         assert await peer.receive() == Received(1, b"x")
 
@@ -425,31 +425,32 @@ async def test_greedy_peer_does_not_starve_others(serve: Serve) -> None:
     assert order.index("m") < 4000
 
 
-async def test_replies_of_a_pass_leave_in_one_send(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+def segments(peer: Peer) -> int:
+    """How many TCP segments with data came: Linux' tcp_info, tcpi_data_segs_in."""
+    sock = peer.writer.get_extra_info("socket")
+    return int.from_bytes(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 160)[152:156], sys.byteorder)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads Linux' tcp_info")
+async def test_replies_of_a_pass_leave_in_one_send(serve: Serve) -> None:
     peer = await (await serve()).connect()
-    sent = []
-    wire = type(Handler.last.ws_connection)
-    push = wire._push
-    monkeypatch.setattr(wire, "_push", lambda self, data: (sent.append(len(data)), push(self, data))[1])
+    before = segments(peer)
 
     peer.send(frame(1, b"x") * 100)
 
     for _ in range(100):
         await peer.receive()
-    assert sum(sent) == 300
-    assert len(sent) <= 2
+    assert segments(peer) - before == 1
 
 
-async def test_writes_of_one_turn_leave_in_one_send(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="reads Linux' tcp_info")
+async def test_writes_of_one_turn_leave_in_one_send(serve: Serve) -> None:
     peer = await (await serve()).connect()
-    sent = []
-    wire = type(Handler.last.ws_connection)
-    push = wire._push
-    monkeypatch.setattr(wire, "_push", lambda self, data: (sent.append(len(data)), push(self, data))[1])
+    before = segments(peer)
 
     for _ in range(16):
         Handler.last.write_message("event")
 
     for _ in range(16):
         await peer.receive()
-    assert sent == [16 * 7]
+    assert segments(peer) - before == 1

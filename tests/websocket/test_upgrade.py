@@ -1,4 +1,4 @@
-"""Which wire a handler gets: the fast one where Tornado is as it was read, else the one that needs no such knowledge."""
+"""Which wire a handler gets: the fast one where Tornado is as it was read, else the one that needs to know nothing."""
 
 import socket
 from collections.abc import Iterator

@@ -1,0 +1,67 @@
+"""Runs tests with the part in C built under the address and undefined behaviour sanitizers.
+
+    python -m tests.websocket.sanitize [pytest arguments; default: tests/websocket]
+
+Needs gcc and its libasan; where they are missing this says so and succeeds, unless --needed is the first argument.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+SOURCE = ROOT / "sstream" / "websocket" / "_speedups.c"
+FLAGS = ["-g", "-O1", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
+
+# Python imports this before anything else, so that the sanitized module is there when the package asks for it.
+SITECUSTOMIZE = """
+import importlib.util, sys
+spec = importlib.util.spec_from_file_location("sstream.websocket._speedups", {path!r})
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+sys.modules[spec.name] = module
+"""
+
+
+def find_runtime() -> str | None:
+    gcc = shutil.which("gcc")
+    if gcc is None:
+        return None
+    found = subprocess.run(
+        [gcc, "-print-file-name=libasan.so"], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    return found if Path(found).is_absolute() else None
+
+
+def main() -> None:
+    arguments = sys.argv[1:]
+    needed = arguments[:1] == ["--needed"]
+    arguments = arguments[needed:] or ["tests/websocket", "-q"]
+    runtime = find_runtime()
+    if runtime is None:
+        print("gcc or its libasan is missing: nothing was run")
+        sys.exit(1 if needed else 0)
+    with tempfile.TemporaryDirectory() as directory:
+        module = f"{directory}/_speedups{sysconfig.get_config_var('EXT_SUFFIX')}"
+        include = sysconfig.get_path("include")
+        subprocess.run(["gcc", *FLAGS, "-shared", "-fPIC", f"-I{include}", "-o", module, str(SOURCE)], check=True)
+        Path(directory, "sitecustomize.py").write_text(SITECUSTOMIZE.format(path=module))
+        environment = os.environ | {
+            "LD_PRELOAD": runtime,
+            # Python's own allocator hides what the sanitizer looks for; what Python never frees is no leak of ours.
+            "PYTHONMALLOC": "malloc",
+            "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=1",
+            "UBSAN_OPTIONS": "print_stacktrace=1",
+            "PYTHONPATH": directory,
+            "SSTREAM_PURE_PYTHON": "0",
+        }
+        done = subprocess.run([sys.executable, "-m", "pytest", *arguments], env=environment, cwd=ROOT, check=False)
+    sys.exit(done.returncode)
+
+
+if __name__ == "__main__":
+    main()

@@ -8,13 +8,14 @@ from its acknowledgement to the close with 4401. What arrives before the acknowl
 """
 
 import asyncio
+import itertools
 import math
 import os
 import platform
 import statistics
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from importlib import metadata
 from typing import Any
 
@@ -173,9 +174,10 @@ class Visitor:
 # --- measuring --------------------------------------------------------------------------------------------------------
 
 
-async def measure(visitors: list[Visitor], redis: aioredis.Redis, samples: dict[str, list[float]]) -> None:
-    """One round of all kinds; each sample in milliseconds."""
-    values = iter(range(10**9))
+async def measure(
+    visitors: list[Visitor], redis: aioredis.Redis, values: Iterator[int], samples: dict[str, list[float]]
+) -> None:
+    """One round of all kinds; each sample in milliseconds. No two ``values`` are the same."""
 
     async def change(visitor: Visitor, way: Callable[[Visitor, int], Awaitable[float]]) -> float:
         value = next(values)
@@ -252,12 +254,13 @@ async def main() -> None:
             visitors = [Visitor(number, addresses) for number in range(SESSIONS)]
             redis = aioredis.Redis.from_url(server.url)
             rounds: list[dict[str, list[float]]] = []
+            values = itertools.count()
             try:
                 for visitor in visitors:
                     await visitor.come()
                 for _ in range(ROUNDS):
                     rounds.append({})
-                    await measure(visitors, redis, rounds[-1])
+                    await measure(visitors, redis, values, rounds[-1])
             finally:
                 for visitor in visitors:
                     await visitor.leave()

@@ -7,10 +7,14 @@ runs express-session with connect-redis, sstream a page with `SessionMixin`; bot
 """
 
 import asyncio
+import os
+import platform
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import redis
+import tornado
 import tornado.web
 from tornado.httpclient import AsyncHTTPClient
 
@@ -21,7 +25,7 @@ __all__ = ["main", "measure"]
 
 WRITES = 100
 AT_ONCE = (2, 10, 50)
-ROUNDS = 3
+ROUNDS = 5
 HERE = Path(__file__).parent
 
 
@@ -36,9 +40,9 @@ class Count(SessionMixin, tornado.web.RequestHandler):
         self.finish(str(sum(key.startswith("key") for key in self.session)))
 
 
-def make_app(redis: str) -> Application:
+def make_app(redis_url: str) -> Application:
     return Application(
-        [(r"/write/(\w+)", Write), ("/count", Count)], session=SessionOptions(secret="benchmark"), redis=redis
+        [(r"/write/(\w+)", Write), ("/count", Count)], session=SessionOptions(secret="benchmark"), redis=redis_url
     )
 
 
@@ -52,13 +56,8 @@ async def measure(base: str, at_once: int) -> int:
         async def write(number: int) -> None:
             await client.fetch(f"{base}/write/key{number}", headers=headers)
 
-        waiting = iter(range(WRITES))
-
-        async def writer() -> None:
-            for number in waiting:
-                await write(number)
-
-        await asyncio.gather(*(writer() for _ in range(at_once)))
+        for first_of_wave in range(0, WRITES, at_once):
+            await asyncio.gather(*(write(number) for number in range(first_of_wave, first_of_wave + at_once)))
         counted = await client.fetch(f"{base}/count", headers=headers)
         return WRITES - int(counted.body)
     finally:
@@ -72,17 +71,22 @@ async def table(servers: dict[str, Callable[[int], Awaitable[int]]]) -> None:
         for at_once in AT_ONCE:
             for name, server in servers.items():
                 lost.setdefault((name, at_once), []).append(await server(at_once))
-    print(f"Acknowledged writes lost, of {WRITES} to different keys of one session (median of {ROUNDS} rounds):\n")
+    print(
+        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {platform.python_implementation()} "
+        f"{platform.python_version()}, tornado {tornado.version}, redis-py {redis.__version__}\n\n"
+        f"Acknowledged writes lost, of {WRITES} to different keys of one session; "
+        f"median of {ROUNDS} rounds (least to most)\n"
+    )
     print("| server | " + " | ".join(f"{at_once} at once" for at_once in AT_ONCE) + " |")
     print("|---" * (len(AT_ONCE) + 1) + "|")
     for name in servers:
-        medians = [sorted(lost[name, at_once])[ROUNDS // 2] for at_once in AT_ONCE]
-        print(f"| {name} | " + " | ".join(map(str, medians)) + " |")
+        rows = [sorted(lost[name, at_once]) for at_once in AT_ONCE]
+        print(f"| {name} | " + " | ".join(f"{row[ROUNDS // 2]} ({row[0]} to {row[-1]})" for row in rows) + " |")
 
 
 async def main() -> None:
-    with RedisServer() as redis:
-        app = make_app(redis.url)
+    with RedisServer() as server:
+        app = make_app(server.url)
         port = next(iter(app.listen(0, "127.0.0.1")._sockets.values())).getsockname()[1]
         servers: dict[str, Callable[[int], Awaitable[int]]] = {
             "sstream": lambda at_once: measure(f"http://127.0.0.1:{port}", at_once)
@@ -95,7 +99,7 @@ async def main() -> None:
                 print(f"Express is left out: {error}", file=sys.stderr)
                 await table(servers)
                 return
-            with Process(node, HERE / "lost_updates.mjs", env={"REDIS_URL": redis.url}) as express:
+            with Process(node, HERE / "lost_updates.mjs", env={"REDIS_URL": server.url}) as express:
                 express_port = express.wait_for(r"listening on (\d+)")[1]
                 base = f"http://127.0.0.1:{express_port}"
                 await table({"express-session + connect-redis": lambda at_once: measure(base, at_once), **servers})

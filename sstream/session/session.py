@@ -62,13 +62,13 @@ class Session(MutableMapping[str, Any]):
         "_deleted",
         "_gone",
         "_has_containers",
-        "_id",
         "_keeper",
         "_parts",
         "_values",
         "is_https",
         "is_in_browser",
         "owner",
+        "sid",
         "text",
     )
 
@@ -76,7 +76,7 @@ class Session(MutableMapping[str, Any]):
         self, keeper: Keeper, sid: str, text: bytes | None = None, parts: Mapping[str, bytes] | None = None
     ) -> None:
         self._keeper = keeper
-        self._id = sid
+        self.sid = sid
         self.text = text  # as it was last seen in the store, to be read by our own rooms alone; None: never stored
         self._parts: Mapping[str, bytes] = parts if parts is not None else {}
         self._values: dict[str, Any] = {}  # decoded or assigned so far
@@ -99,7 +99,7 @@ class Session(MutableMapping[str, Any]):
 
         After `renew_id` on a websocket it stays the old one until the browser has fetched its new cookie.
         """
-        return self._id
+        return self.sid
 
     @property
     def is_new(self) -> bool:
@@ -266,7 +266,9 @@ class Session(MutableMapping[str, Any]):
 
     def is_modified(self) -> bool:
         """Has anything changed since it was loaded or saved?"""
-        return (self._has_containers or bool(self._assigned or self._deleted)) and bool(self.changes())
+        if self._has_containers or self._assigned or self._deleted:
+            return bool(self.changes())
+        return False
 
     def rollback(self) -> None:
         """Drop every unsaved change."""
@@ -296,7 +298,7 @@ class Session(MutableMapping[str, Any]):
 
     def follow(self, sid: str) -> None:
         """Go on under another id: the data has moved there."""
-        self._id = sid
+        self.sid = sid
 
     def mark_gone(self) -> None:
         """Note that it was ended; from now on saving raises `SessionGone`."""

@@ -14,7 +14,7 @@ import redis.asyncio as aioredis
 from tornado.httpclient import HTTPClientError
 
 from sstream import RPCError
-from sstream.errors import CONFLICT, SESSION_GONE, UNAVAILABLE
+from sstream.errors import CANCELLED, CONFLICT, SESSION_GONE, UNAVAILABLE
 from sstream.testing import Fault as ProxyFault, FaultProxy, Process, RedisServer
 from tests.consistency import schedule as steps
 from tests.consistency.model import Model, Outcome, Record, Violation
@@ -286,14 +286,20 @@ class Play:
             key=f"own{connection.number}" if order.kind == "add" else order.key,
             user=connection.visitor.user,
         )
+        socket, call_id = connection.socket, f"order {record.number}"
         method = "do_at_once" if order.plain else "do"
         try:
-            seen = await connection.socket.call(method, self._message(order, record, connection.visitor))
+            message = self._message(order, record, connection.visitor)
+            reply = socket.send_call([0, call_id, method, [message]])
+            if order.cancel is not None:
+                await asyncio.sleep(order.cancel)
+                socket.send([3, call_id])
+            seen = await socket.reply(reply, f"a reply to {record}")
         except RPCError as error:
             record.note = str(error)
             if error.code == SESSION_GONE or (error.code == CONFLICT and order.kind == "fail"):
                 self.model.refused(record, self._now())
-            elif error.code != UNAVAILABLE:
+            elif error.code != UNAVAILABLE and not (error.code == CANCELLED and order.cancel is not None):
                 raise Violation(f"{record}: answered {error}") from error
         except SocketClosed as error:
             record.note = str(error)

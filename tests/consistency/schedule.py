@@ -55,6 +55,7 @@ class Order(Step):
         key: What to change.
         nap: Seconds that the method takes, before and again after.
         plain: Call a ``def`` method, not an ``async def``.
+        cancel: Seconds after which the browser takes the call back; ``None``: it does not.
         beside: Go on at once; else wait until it is done.
     """
 
@@ -65,6 +66,7 @@ class Order(Step):
     key: str = ""
     nap: float = 0.0
     plain: bool = False
+    cancel: float | None = None
     beside: bool = False
 
 
@@ -215,6 +217,7 @@ def _order(dice: random.Random, visitors: range, ends: float, logins: float, cro
         key="n" if kind == "count" else "" if kind == "add" else dice.choice(KEYS),
         nap=dice.choices((0.0, 0.001, 0.004, 0.02), (8, 2, 2, 1))[0],
         plain=slot is not None and kind in {"look", "put", "add", "fail"} and dice.random() < 0.5,
+        cancel=dice.choice((0.0, 0.0005, 0.001, 0.002)) if slot is not None and dice.random() < 0.06 else None,
         beside=dice.random() < crowd,
     )
 

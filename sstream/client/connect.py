@@ -140,6 +140,7 @@ class Socket(Emitter):
         self.session: Any = None
         self.rpc = _Methods(self, "")
         self._cookies = cookies
+        self._trading = asyncio.Lock()
         self._options = options
         self._codec = CODECS[options.subprotocol]
         self._read = (msgspec.msgpack if self._codec.binary else msgspec.json).Decoder().decode
@@ -517,7 +518,7 @@ class Socket(Emitter):
             self._emit("gap", channel_name)
         elif name == "sstream:ticket" and channel_name is None:
             # Whoever may publish in a channel may name an event as the server does.
-            self._spawn(self._trade(args[0]))
+            self._spawn(self._trade(*args))
         else:
             if name == "session" and channel_name is None:
                 self.session = args[0]
@@ -552,8 +553,13 @@ class Socket(Emitter):
         if self._connection is connection:
             self._send((_REPLY, call_id, error, result if error is None else None))
 
-    async def _trade(self, ticket: str) -> None:
+    async def _trade(self, ticket: str, path: str = "/_sstream/session") -> None:
         """Get the cookie that belongs to a ticket: a websocket cannot set one."""
+        # A ticket needs the cookie that the one before it has brought.
+        async with self._trading:
+            await self._fetch_cookie(ticket, path)
+
+    async def _fetch_cookie(self, ticket: str, path: str) -> None:
         parts = urlsplit(self.url)
         origin = f"{'https' if parts.scheme == 'wss' else 'http'}://{parts.netloc}"
         headers = {"Content-Type": "application/json", "Origin": origin}
@@ -564,7 +570,7 @@ class Socket(Emitter):
             for attempt in range(5):
                 try:
                     response = await client.fetch(
-                        f"{origin}/_sstream/session", method="POST", headers=headers, body=body, request_timeout=_ANSWER
+                        origin + path, method="POST", headers=headers, body=body, request_timeout=_ANSWER
                     )
                 except HTTPClientError as error:
                     if error.code < 500:

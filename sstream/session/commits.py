@@ -181,7 +181,8 @@ class Commits:
                     raise self._too_big(session, changes, len(new))
                 ttl = self.ttl_of(merged)
                 if ttl <= 0:
-                    await self.store.delete(self.key_of(sid))
+                    with self.copies.doubting(sid):
+                        await self.store.delete(self.key_of(sid))
                     session.mark_gone()
                     self.copies.end(sid, "expired")
                     raise SessionGone("this session has lived as long as it may")

@@ -246,14 +246,15 @@ class Sessions:
         Raises:
             StoreError: The store did not answer.
         """
-        # In one pipeline, in this order: the note tells the other processes the reason when they find nothing.
-        noted, removed = await asyncio.gather(
-            self._records.note_ending(sid, reason),
-            self.store.delete(self._commits.key_of(sid)),
-            return_exceptions=True,
-        )
-        if isinstance(removed, BaseException):
-            raise removed
+        with self._copies.doubting(sid):
+            # In one pipeline, in this order: the note tells the other processes the reason when they find nothing.
+            noted, removed = await asyncio.gather(
+                self._records.note_ending(sid, reason),
+                self.store.delete(self._commits.key_of(sid)),
+                return_exceptions=True,
+            )
+            if isinstance(removed, BaseException):
+                raise removed
         if isinstance(noted, BaseException) and not isinstance(noted, StoreError):
             raise noted  # a full store may refuse the note; the other processes then call the session expired
         if not removed:

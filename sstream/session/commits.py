@@ -209,10 +209,14 @@ class Commits:
                 original.rebase(new, merged)
         socket: SessionSocket | None = session.owner if original is None else original.owner
         self.copies.end_write(write, new, merged, socket)
-        if USER_ID in changes:
-            await self.index(session)
+        heard = None
         if socket is not None:
             heard = socket.session_saved(frozenset(changes) - {BOOKKEEPING, express.COOKIE})
+        try:
+            if USER_ID in changes:
+                await self.index(session)
+        finally:
+            # It is stored, whatever becomes of the index.
             if heard is not None:
                 await heard
         return True

@@ -32,7 +32,7 @@ import tornado.web
 import tornado.websocket
 
 from sstream.limits import Limits
-from sstream.websocket import SharedFrame, websocket_protocol
+from sstream.websocket import SharedFrame, upgrade, websocket_protocol
 from sstream.websocket.speedups import parser_class
 
 HERE = Path(__file__).parent
@@ -136,11 +136,18 @@ async def serve_picows(port: int) -> None:
     asyncio.ensure_future(server.serve_forever())  # noqa: RUF006 (as long as the process)
 
 
+async def serve_stream(port: int) -> None:
+    upgrade.may_take = lambda stream: False
+    upgrade._tell_once = lambda: None  # type: ignore[assignment]
+    await serve_tornado(EngineHandler)(port)
+
+
 # name: (server, environment, uvloop)
 CONTENDERS: dict[str, tuple[Callable[[int], Any], dict[str, str], bool]] = {
     "tornado": (serve_tornado(TornadoHandler), {}, False),
     "picows": (serve_picows, {}, True),
     "sstream-python": (serve_tornado(EngineHandler), {"SSTREAM_PURE_PYTHON": "1"}, False),
+    "sstream-stream": (serve_stream, {}, False),
     "sstream": (serve_tornado(EngineHandler), {}, False),
     "sstream-async": (serve_tornado(AsyncEngineHandler), {}, False),
     "sstream-uvloop": (serve_tornado(EngineHandler), {}, True),

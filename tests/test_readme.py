@@ -1,5 +1,6 @@
 """The code in README.md runs as it is printed."""
 
+import contextlib
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -32,18 +33,19 @@ async def port(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[int]:
 
 
 async def test_the_page_counts_its_views_in_the_session(port: int) -> None:
-    client = AsyncHTTPClient()
-    first = await client.fetch(f"http://127.0.0.1:{port}/")
-    cookie = first.headers["Set-Cookie"].split(";")[0]
+    with contextlib.closing(AsyncHTTPClient(force_instance=True)) as client:
+        first = await client.fetch(f"http://127.0.0.1:{port}/")
+        cookie = first.headers["Set-Cookie"].split(";")[0]
 
-    second = await client.fetch(f"http://127.0.0.1:{port}/", headers={"Cookie": cookie})
+        second = await client.fetch(f"http://127.0.0.1:{port}/", headers={"Cookie": cookie})
 
     assert b"1 views" in first.body
     assert b"2 views" in second.body
 
 
 async def test_the_socket_fills_the_cart_of_the_page_s_session(port: int) -> None:
-    page = await AsyncHTTPClient().fetch(f"http://127.0.0.1:{port}/")
+    with contextlib.closing(AsyncHTTPClient(force_instance=True)) as client:
+        page = await client.fetch(f"http://127.0.0.1:{port}/")
     cookie = page.headers["Set-Cookie"].split(";")[0]
     socket = await websocket_connect(HTTPRequest(f"ws://127.0.0.1:{port}/ws", headers={"Cookie": cookie}))
     received = []

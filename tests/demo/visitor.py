@@ -1,5 +1,6 @@
 """A visitor of the Teahouse: a browser's cookies and forms, without the browser."""
 
+import contextlib
 import re
 from http.cookies import SimpleCookie
 from typing import Any, Self
@@ -37,7 +38,8 @@ class Visitor:
         request = HTTPRequest(
             self.url + path, headers={**self.header, **(headers or {})}, follow_redirects=False, **options
         )
-        response = await AsyncHTTPClient().fetch(request, raise_error=False)
+        with contextlib.closing(AsyncHTTPClient(force_instance=True)) as client:
+            response = await client.fetch(request, raise_error=False)
         for line in response.headers.get_list("Set-Cookie"):
             for name, morsel in SimpleCookie(line).items():
                 self.cookies[name] = morsel.value

@@ -25,7 +25,8 @@ FLOORS = {
     "application": 3,
     "sstream": 4,  # the face
     "testing": 5,
-    "__main__": 5,
+    "commands": 5,
+    "__main__": 6,
 }
 WINGS = {"session", "rpc", "pubsub"}
 # No I/O is done there, so neither Tornado nor Redis is known, not even by way of what they import.

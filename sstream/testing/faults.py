@@ -307,13 +307,14 @@ class _Link:
         if self.subscribed or reply.startswith(b">") or not self.waiting:
             self.client.write(reply)
             return True
-        rule = self.waiting.popleft().rule
+        rule = self.waiting[0].rule  # it stays first while it is late: an error of ours must not overtake it
         fault = rule.fault if rule is not None else None
         if fault is Fault.CUT_REPLY:
             return False
         if rule is not None and fault is Fault.DELAY:
             await asyncio.sleep(rule.seconds)
         self.client.write(reply)
+        self.waiting.popleft()
         if fault is Fault.CUT_AFTER:
             # The transport sends what it still holds, then ends the connection.
             self.client.close()

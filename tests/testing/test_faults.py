@@ -198,6 +198,22 @@ async def test_error_keeps_its_place_in_a_pipeline(proxy: FaultProxy, wire: Wire
     assert await wire.receive(len(expected)) == expected
 
 
+async def test_error_does_not_overtake_a_reply_that_is_late(
+    proxy: FaultProxy, wire: Wire, direct: aioredis.Redis
+) -> None:
+    proxy.on("INCR", Fault.DELAY, seconds=0.2)
+    proxy.on("INCR", Fault.ERROR, message="OOM no")
+
+    wire.send(b"INCR n\r\n")
+    while await direct.get("n") is None:
+        await asyncio.sleep(0.001)
+    await direct.ping()  # its reply is on the way by now
+    wire.send(b"INCR n\r\n")
+
+    expected = b":1\r\n-OOM no\r\n"
+    assert await wire.receive(len(expected)) == expected
+
+
 async def test_delay_of_one_command(proxy: FaultProxy, client: aioredis.Redis) -> None:
     await client.ping()
     proxy.on("GET", Fault.DELAY, seconds=0.1)

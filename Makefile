@@ -21,7 +21,7 @@ export UV_SYSTEM_CERTS ?= 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench vendor clean
+.PHONY: help demo test lint bench autobahn sanitize vendor clean
 
 help: ## list these
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -32,7 +32,7 @@ demo: $(VENV)/.made ## the Teahouse on this machine: Redis, the server, the Expr
 		echo "• going on without the Express sidecar: its packages could not be installed, as said above"; }
 	@$(BIN)/python -m demo $(ARGS)
 
-test: $(VENV)/.dev demo/express/node_modules/.made sstream/client/node_modules/.made ## all tests; ARGS="tests/rpc -k cancel" picks some
+test: $(VENV)/.dev demo/express/node_modules/.made sstream/client/node_modules/.made build/autobahn/.made ## all tests; ARGS="tests/rpc -k cancel" picks some
 	@$(BIN)/python -m pytest $(ARGS)
 
 lint: $(VENV)/.dev ## formatting, style and types, looked at and not changed
@@ -41,6 +41,12 @@ lint: $(VENV)/.dev ## formatting, style and types, looked at and not changed
 
 bench: $(VENV)/.dev demo/express/node_modules/.made ## benchmarks, one after another; ARGS="lost_updates" picks some
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+autobahn: $(VENV)/.dev ## the Autobahn testsuite against the websocket engine; ARGS="--fast" leaves the long cases out
+	@$(BIN)/python -m tests.websocket.autobahn $(ARGS)
+
+sanitize: $(VENV)/.dev ## the websocket engine's tests, its part in C under gcc's sanitizers; ARGS picks some
+	@$(BIN)/python -m tests.websocket.sanitize $(ARGS)
 
 vendor: sstream/client/node_modules/.made ## build the browser client's MessagePack codec anew from npm
 	@$(BIN)/python -m sstream.testing node sstream/client/vendor.mjs
@@ -87,3 +93,8 @@ sstream/client/node_modules/.made: sstream/client/package-lock.json sstream/clie
 	@echo "• installing the client's tools"
 	@$(npm_ci) sstream/client >/dev/null
 	@touch $@
+
+# The tests run the cases of it that are fast. It wants a Python 2.7, and says so where there is none.
+build/autobahn/.made: | $(VENV)/.dev
+	@$(BIN)/python -m tests.websocket.autobahn --install && mkdir -p $(@D) && touch $@ || \
+		echo "• going on without the Autobahn testsuite: it could not be installed, as said above"

@@ -13,7 +13,7 @@ from sstream.testing.tools import NODE_MINIMUM
 
 ROOT = Path(__file__).parents[1]
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
-DOORS = {"help", "demo", "test", "lint", "bench", "vendor", "clean"}
+DOORS = {"help", "demo", "test", "lint", "bench", "autobahn", "sanitize", "vendor", "clean"}
 TOOLS = ("sh", "make", "awk", "touch", "mkdir", "cp", "rm", "find", "env")
 
 # Plays every Python: the one on PATH, and after `-m venv` the one in .venv; it notes what it was asked.
@@ -25,6 +25,7 @@ case "$*" in
     --version) echo Python 3.11.9 ;;
     *requirements-demo*) test -z "$NO_PIP" || {{ echo "pip: cannot" >&2; exit 1; }} ;;
     "-m venv "*) mkdir -p .venv/bin && cp "$0" .venv/bin/python && cp "$0" .venv/bin/ruff ;;
+    "-m tests.websocket.autobahn --install") test -z "$NO_AUTOBAHN" || {{ echo "pip: cannot" >&2; exit 1; }} ;;
     "-m sstream.testing npm ci "*)
         test -z "$NO_NPM" || {{ echo "npm: cannot" >&2; exit 1; }}
         for last; do :; done; mkdir -p "$last/node_modules" ;;
@@ -189,6 +190,23 @@ def test_test_does_not_go_on_without_the_sidecar(house: House) -> None:
 
     assert done.returncode == 2
     assert not house.calls("pytest")
+
+
+def test_test_goes_on_without_autobahn(house: House) -> None:
+    done = house.make("test", NO_AUTOBAHN="1")
+
+    assert done.returncode == 0
+    assert "pip: cannot" in done.stderr
+    assert "• going on without the Autobahn testsuite" in done.stdout
+    assert house.calls("pytest")
+
+
+@pytest.mark.parametrize("door", ["autobahn", "sanitize"])
+def test_proofs_of_the_engine_are_doors(house: House, door: str) -> None:
+    done = house.make(door, "ARGS=--needed")
+
+    assert done.returncode == 0, done.stderr
+    assert house.calls(f"-m tests.websocket.{door} --needed")
 
 
 def test_node_is_installed_only_where_there_is_none_that_is_new_enough(house: House) -> None:

@@ -1,9 +1,10 @@
 """Runs the Autobahn testsuite, the yardstick of websocket servers, against the engine.
 
-    python -m tests.websocket.autobahn [--fast] [--wire socket,stream] [--parser c,python] [--cases 1.*,12.1.1]
+    make autobahn ARGS="[--fast] [--wire socket,stream] [--parser c,python] [--cases 1.*,12.1.1]"
 
 The testsuite is a Python 2.7 program; it is installed once into build/autobahn. Where there is no Python 2.7 this says
-so and succeeds, unless --needed is given. All 517 cases take half an hour a server, the 247 of --fast ten seconds.
+so and succeeds, unless --needed is given. All 517 cases take half an hour a server, the 247 of --fast ten seconds;
+those are among the tests, too.
 """
 
 import argparse
@@ -27,8 +28,14 @@ from sstream.limits import Limits
 from sstream.websocket import upgrade, websocket_protocol
 
 SUITE = "autobahntestsuite==25.10.1"
-HOME = Path(__file__).parents[2] / "build" / "autobahn"
+ROOT = Path(__file__).parents[2]
+HOME = ROOT / "build" / "autobahn"
 WSTEST = HOME / "python" / "bin" / "wstest"
+
+NO_PYTHON2 = "the Autobahn testsuite needs a Python 2.7 (python2.7 on PATH, or pyenv's): there is none"
+
+WIRES = ["socket", "stream"]
+PARSERS = ["c", "python"]
 
 # Without 9 (limits and speed) and 12 and 13 (compression), which take long.
 FAST = ["1.*", "2.*", "3.*", "4.*", "5.*", "6.*", "7.*", "10.*"]
@@ -80,7 +87,7 @@ def install(python2: str) -> None:
     """Make a Python 2.7 environment with the suite; virtualenv, for pip's --target breaks zope's namespace."""
     if WSTEST.exists():
         return
-    print(f"installing {SUITE} into {HOME} (once)", flush=True)
+    print(f"• installing {SUITE} with {python2}", flush=True)
     shutil.rmtree(HOME, ignore_errors=True)
     pip = [python2, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     tool = HOME / "virtualenv"
@@ -99,50 +106,53 @@ def run(command: list[str], environment: dict[str, str] | None = None) -> None:
         sys.exit(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
 
 
-def examine(wire: str, parser: str, cases: list[str]) -> bool:
-    """Run the suite against one server, tell what it found, and whether all of it is good."""
+def examine(wire: str, parser: str, cases: list[str], reports: Path) -> tuple[str, list[str]]:
+    """Run the suite against one server; give the sum of it in a line, and a line for each case that is not good."""
     name = f"{wire}-{parser}"
-    report = HOME / "reports" / name
+    report = reports / name
     environment = os.environ | {"SSTREAM_PURE_PYTHON": "1" if parser == "python" else "0"}
     server = subprocess.Popen(
         [sys.executable, "-m", "tests.websocket.autobahn", "--serve", wire],
         stdout=subprocess.PIPE,
         text=True,
         env=environment,
+        cwd=ROOT,
     )
-    try:
-        assert server.stdout is not None
-        port = int(server.stdout.readline())
-        settings = {
-            "outdir": str(report),
-            "servers": [{"agent": name, "url": f"ws://127.0.0.1:{port}"}],
-            "cases": cases,
-            "exclude-cases": [],
-            "exclude-agent-cases": {},
-        }
-        report.mkdir(parents=True, exist_ok=True)
-        (report / "settings.json").write_text(json.dumps(settings))
-        run([str(WSTEST), "-m", "fuzzingclient", "-s", str(report / "settings.json")])
-    finally:
-        server.kill()
-        server.wait()
+    with server:
+        try:
+            assert server.stdout is not None
+            port = int(server.stdout.readline())
+            settings = {
+                "outdir": str(report),
+                "servers": [{"agent": name, "url": f"ws://127.0.0.1:{port}"}],
+                "cases": cases,
+                "exclude-cases": [],
+                "exclude-agent-cases": {},
+            }
+            report.mkdir(parents=True, exist_ok=True)
+            (report / "settings.json").write_text(json.dumps(settings))
+            run([str(WSTEST), "-m", "fuzzingclient", "-s", str(report / "settings.json")])
+        finally:
+            server.kill()
     results = json.loads((report / "index.json").read_text())[name]
     behaviour = collections.Counter(result["behavior"] for result in results.values())
     closing = collections.Counter(result["behaviorClose"] for result in results.values())
-    print(f"{name}: {len(results)} cases, {dict(behaviour)}, closing {dict(closing)}", flush=True)
-    bad = {case: result for case, result in results.items() if {result["behavior"], result["behaviorClose"]} - GOOD}
-    for case, result in bad.items():
-        print(f"  {case}: {result['behavior']}, closing {result['behaviorClose']}; see {report / result['reportfile']}")
-    return bool(results) and not bad
+    bad = [
+        f"{case}: {result['behavior']}, closing {result['behaviorClose']}; see {report / result['reportfile']}"
+        for case, result in results.items()
+        if {result["behavior"], result["behaviorClose"]} - GOOD
+    ]
+    return f"{name}: {len(results)} cases, {dict(behaviour)}, closing {dict(closing)}", bad
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fast", action="store_true", help="the 247 cases that take no time")
     parser.add_argument("--needed", action="store_true", help="fail where there is no Python 2.7")
-    parser.add_argument("--wire", default="socket,stream")
-    parser.add_argument("--parser", default="c,python")
+    parser.add_argument("--wire", default=",".join(WIRES))
+    parser.add_argument("--parser", default=",".join(PARSERS))
     parser.add_argument("--cases", help="as the suite names them")
+    parser.add_argument("--install", action="store_true", help="install the testsuite, and run nothing")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
@@ -150,14 +160,19 @@ def main() -> None:
         return
     python2 = find_python2()
     if python2 is None:
-        print(
-            "the Autobahn testsuite needs a Python 2.7 (python2.7 on PATH, or pyenv's): there is none, nothing was run"
-        )
+        print(f"• {NO_PYTHON2}, its cases are left out")
         sys.exit(1 if options.needed else 0)
     install(python2)
+    if options.install:
+        return
     cases = options.cases.split(",") if options.cases else FAST if options.fast else ["*"]
-    good = [examine(wire, parser, cases) for wire in options.wire.split(",") for parser in options.parser.split(",")]
-    sys.exit(0 if all(good) else 1)
+    failed = False
+    for wire in options.wire.split(","):
+        for parser_name in options.parser.split(","):
+            summary, bad = examine(wire, parser_name, cases, HOME / "reports")
+            print(summary, *bad, sep="\n  ", flush=True)
+            failed |= bool(bad)
+    sys.exit(1 if failed else 0)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@ MASK = b"\x12\x34\x56\x78"
 
 
 def xor(data: bytes, mask: bytes = MASK) -> bytes:
-    return bytes(byte ^ mask[index & 3] for index, byte in enumerate(data))
+    key = (mask * (len(data) // 4 + 1))[: len(data)]
+    return (int.from_bytes(data, "big") ^ int.from_bytes(key, "big")).to_bytes(len(data), "big")
 
 
 def frame(

@@ -1,6 +1,6 @@
 """Runs tests with the part in C built under the address and undefined behaviour sanitizers.
 
-    python -m tests.websocket.sanitize [pytest arguments; default: tests/websocket]
+    make sanitize ARGS="[pytest arguments; default: tests/websocket]"
 
 Needs gcc and its libasan; where they are missing this says so and succeeds, unless --needed is the first argument.
 """
@@ -43,7 +43,7 @@ def main() -> None:
     arguments = arguments[needed:] or ["tests/websocket", "-q"]
     runtime = find_runtime()
     if runtime is None:
-        print("gcc or its libasan is missing: nothing was run")
+        print("• gcc or its libasan is missing: nothing was run")
         sys.exit(1 if needed else 0)
     with tempfile.TemporaryDirectory() as directory:
         module = f"{directory}/_speedups{sysconfig.get_config_var('EXT_SUFFIX')}"

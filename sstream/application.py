@@ -6,22 +6,26 @@ import logging
 import mimetypes
 import re
 import weakref
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from pathlib import Path
 from socket import AF_UNSPEC, AddressFamily
 from typing import Any, Final
 
 import redis.asyncio as aioredis
+import tornado.options
 import tornado.web
 from tornado.httpserver import HTTPServer
 from tornado.httputil import HTTPServerRequest
 from tornado.ioloop import IOLoop
 from tornado.netutil import bind_sockets
+from tornado.options import OptionParser
 from tornado.routing import RuleRouter
 from tornado.web import HTTPError
+from tornado.websocket import WebSocketHandler
 
+from sstream import settings as outside
 from sstream.errors import ConfigurationError, SessionGone, StoreError
-from sstream.handlers import RPCHandler, SessionMixin, is_same_origin
+from sstream.handlers import RPCHandler, SessionMixin, is_origin, is_same_origin
 from sstream.limits import Limits
 from sstream.listening import ListeningSocket
 from sstream.pubsub import Broker, ChannelOptions, Hub, MemoryBroker, Presence, Publisher, RedisBroker
@@ -41,6 +45,7 @@ Redis = str | aioredis.Redis | aioredis.RedisCluster  # a URL, or a ready client
 _IDLE_TIMEOUT: Final = 10.0  # seconds
 _RETIRE_PAUSE: Final = 0.01  # seconds
 _LOOK_PAUSE: Final = 0.02  # seconds between two looks whether the pages in flight are answered
+_SHORTEST_SECRET: Final = 16  # characters
 _BACKLOG: Final = 1024  # connections that may wait to be accepted
 _CLIENT: Final = Path(__file__).parent / "client"
 _CLIENT_FILES: Final = {
@@ -53,6 +58,10 @@ _CLIENT_FILES: Final = {
 class Application(tornado.web.Application):
     """A Tornado application with sessions, remote calls and events.
 
+    What is not given is read from the environment (``SSTREAM_REDIS``, ``SSTREAM_SESSION_SECRET``, ...), then from
+    ``tornado.options``; a keyword that is ``None`` counts as not given. An option of ``session`` and of ``limits``
+    counts as given where it was named when that was made.
+
     Args:
         handlers: Tornado's routes.
         session: How sessions live, and their secret.
@@ -60,9 +69,12 @@ class Application(tornado.web.Application):
             everything is in this process's memory.
         store: Where sessions are kept, a `SessionStore` or a URL; instead of ``redis``.
         broker: How events travel, a `Broker` or a URL; instead of ``redis``.
+        trusted_origins: Other origins whose pages may open websockets here, with their visitors' cookies:
+            ``https://shop.example``.
         production: Refuse what is fit for development alone.
+        debug: Tornado's debug mode: start anew when a file changes, show tracebacks to visitors.
         limits: What a socket, a message and a process may use.
-        settings: Any Tornado setting.
+        settings: Any other setting of Tornado's.
 
     Raises:
         ConfigurationError: The settings cannot work, or must not be used in production.
@@ -78,16 +90,30 @@ class Application(tornado.web.Application):
         redis: "Redis | None" = None,
         store: SessionStore | str | None = None,
         broker: Broker | str | None = None,
-        production: bool = False,
+        trusted_origins: Sequence[str] | None = None,
+        production: bool | None = None,
+        debug: bool | None = None,
         limits: Limits | None = None,
         **settings: Any,
     ) -> None:
-        options = session if session is not None else SessionOptions()
-        self.limits = limits if limits is not None else Limits()
-        self.production = production
-        self.store = _make_store(store if store is not None else redis, self.limits)
-        self.broker = _make_broker(broker if broker is not None else redis)
-        _check(options, self.store, production=production, debug=bool(settings.get("debug")))
+        outside.check_names(Application)
+        options = outside.fill(session if session is not None else SessionOptions(), "SSTREAM_SESSION_")
+        self.limits = outside.fill(limits if limits is not None else Limits(), "SSTREAM_LIMITS_")
+        chosen = outside.choose(
+            Application,
+            redis=redis,
+            # In code, redis= says more than what stands outside about one of the two.
+            store=store if store is not None else redis,
+            broker=broker if broker is not None else redis,
+            trusted_origins=trusted_origins,
+            production=production,
+            debug=debug,
+        )
+        self.production = bool(chosen["production"])
+        settings["debug"] = bool(chosen["debug"])
+        settings["trusted_origins"] = _check_origins(chosen["trusted_origins"] or ())
+        self.store = _make_store(chosen["store"] if chosen["store"] is not None else chosen["redis"], self.limits)
+        self.broker = _make_broker(chosen["broker"] if chosen["broker"] is not None else chosen["redis"])
         self.sessions = Sessions(
             self.store, options, deadline=self.limits.store_deadline, max_channels=self.limits.channels
         )
@@ -110,6 +136,45 @@ class Application(tornado.web.Application):
         ]
         super().__init__([*own, *(handlers or [])], default_host, transforms, **settings)
         self._handlers = _rpc_handlers(self.default_router)
+        self._check(options)
+
+    def _check(self, options: SessionOptions) -> None:
+        """Refuse or warn of what works and is insecure, or is likely a mistake."""
+        production, debug = self.production, self.settings["debug"]
+        if production and debug:
+            raise ConfigurationError("debug=True shows tracebacks to visitors; leave it out in production")
+        if DEFAULT_SECRET in options.secrets and production:
+            raise ConfigurationError(
+                "the session secret is the public default: anybody can forge a session; give "
+                "SessionOptions(secret=...), or SSTREAM_SESSION_SECRET, a random text of your own"
+            )
+        if debug:
+            return
+        if DEFAULT_SECRET in options.secrets:
+            _log.warning("the session secret is the public default: anybody can forge a session; set your own")
+        elif production and min(map(len, options.secrets)) < _SHORTEST_SECRET:
+            _log.warning("a session secret is shorter than %d characters: it may be guessed", _SHORTEST_SECRET)
+        if isinstance(self.store, MemoryStore):
+            _log.warning("sessions are kept in memory: they end with this process, and no other process sees them")
+        elif isinstance(self.store, RedisStore) and isinstance(self.broker, MemoryBroker):
+            _log.warning("sessions are shared with other processes, and events are not: give redis=, or broker= too")
+        if production and options.secure is False:
+            _log.warning('secure=False sends the session\'s cookie over plain http; give secure=True or "auto"')
+        for handler in self._handlers:
+            if _trusts_everybody(handler):
+                _log.warning(
+                    "%s.check_origin lets every site in: any page can call it with its visitor's session; "
+                    "name those you trust, trusted_origins=[...]",
+                    handler.__name__,
+                )
+
+    @staticmethod
+    def define_options(parser: OptionParser = tornado.options.options) -> None:
+        """Let ``tornado.options`` know every setting, so that the command line may say ``--sstream-limits-drain=60``.
+
+        They are written there as in the environment, which comes first.
+        """
+        outside.define(Application, parser)
 
     def listen(
         self,
@@ -251,6 +316,15 @@ def _has_left(request: HTTPServerRequest) -> bool:
     return stream is None or stream.closed()
 
 
+def _trusts_everybody(handler: type[RPCHandler]) -> bool:
+    if handler.check_origin is WebSocketHandler.check_origin:
+        return False
+    try:
+        return bool(handler.check_origin(handler.__new__(handler), "https://somebody.invalid"))
+    except Exception:
+        return False  # it looks at more than the origin, at its request most likely, which is not there yet
+
+
 def _rpc_handlers(router: Any) -> list[type[RPCHandler]]:
     found = []
     for rule in router.rules:
@@ -288,19 +362,16 @@ def _make_broker(broker: "Broker | Redis | None") -> Broker:
     return broker
 
 
-def _check(options: SessionOptions, store: SessionStore, *, production: bool, debug: bool) -> None:
-    if DEFAULT_SECRET in options.secrets:
-        if production:
+def _check_origins(origins: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(origins, str):
+        raise ConfigurationError(f"trusted_origins={origins!r} is one text; give a list of texts")
+    for origin in origins:
+        if not is_origin(origin):
+            why = "would let every site's pages act for their visitors" if origin == "*" else "is no origin"
             raise ConfigurationError(
-                "the session secret is the public default: anybody can forge a session; "
-                "give SessionOptions(secret=...) a random text of your own"
+                f"trusted_origins: {origin!r} {why}; legal are a scheme, a host and perhaps a port, https://shop.example"
             )
-        if not debug:
-            _log.warning("the session secret is the public default: anybody can forge a session; set your own")
-    if isinstance(store, MemoryStore) and not debug:
-        _log.warning("sessions are kept in memory: they end with this process, and no other process sees them")
-    if production and debug:
-        raise ConfigurationError("debug=True shows tracebacks to visitors; leave it out in production")
+    return tuple(origins)
 
 
 class _ClientFile(tornado.web.RequestHandler):

@@ -45,7 +45,7 @@ from sstream.websocket import Connection, SharedFrame, websocket_protocol
 if TYPE_CHECKING:
     from sstream.application import Application
 
-__all__ = ["RPCHandler", "SessionMixin", "is_same_origin"]
+__all__ = ["RPCHandler", "SessionMixin", "is_origin", "is_same_origin"]
 
 _log = logging.getLogger("sstream")
 
@@ -551,7 +551,7 @@ class RPCHandler(SessionMixin, WebSocketHandler):
         if origin is None or is_same_origin(self._is_https(), self.request.host, headers):
             return
         is_decided = type(self).check_origin is not WebSocketHandler.check_origin
-        if not _is_origin(origin) or not (is_decided or origin in self.settings.get("trusted_origins", ())):
+        if not is_origin(origin) or not (is_decided or origin in self.settings.get("trusted_origins", ())):
             raise HTTPError(403, reason="Cross-origin websocket refused")
 
     def get_websocket_protocol(self) -> Connection | None:
@@ -788,7 +788,7 @@ def is_same_origin(is_https: bool, host: str, headers: HTTPHeaders) -> bool:
         return site == "same-origin"
     origin = headers.get("Origin", headers.get("Sec-Websocket-Origin", ""))
     scheme = "https" if is_https else "http"
-    return _is_origin(origin) and _origin(origin) == _origin(f"{scheme}://{host}")
+    return is_origin(origin) and _origin(origin) == _origin(f"{scheme}://{host}")
 
 
 def _origin(text: str) -> tuple[str, str | None, int | None]:
@@ -796,7 +796,8 @@ def _origin(text: str) -> tuple[str, str | None, int | None]:
     return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
 
 
-def _is_origin(text: str) -> bool:
+def is_origin(text: str) -> bool:
+    """Is it written as an origin, with a host?"""
     try:
         parts = urlsplit(text)
         return bool(parts.hostname) and (parts.port is None or parts.port > 0)

@@ -1,12 +1,16 @@
 """What one socket, one message and one process may use at most."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
+
+from sstream.errors import ConfigurationError
+from sstream.options import Options
 
 __all__ = ["Limits"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class Limits(Options):
     """Bounds that hold for every socket of an application; ``None`` takes one off.
 
     Attributes:
@@ -42,3 +46,12 @@ class Limits:
     call_timeout: float | None = 30.0
     store_deadline: float | None = 1.0
     drain: float | None = 30.0
+
+    def __post_init__(self) -> None:
+        for option in fields(self):
+            value: Any = getattr(self, option.name)
+            if not option.init or value is None:
+                continue
+            # Written so that NaN is refused too.
+            if isinstance(value, bool) or not isinstance(value, int | float) or not (value > 0):
+                raise ConfigurationError(f"{option.name}={value!r}; legal are numbers above 0, and None for no bound")

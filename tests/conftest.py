@@ -18,6 +18,8 @@ import redis
 from tornado.ioloop import IOLoop
 from tornado.platform.asyncio import AsyncIOMainLoop
 
+from sstream import Application
+from sstream.settings import all_settings
 from sstream.testing import RedisServer, ToolMissing, find_chromium, find_node
 
 SETTLE = 5.0  # seconds in which tasks that are about to end must have ended
@@ -27,6 +29,12 @@ CI = os.environ.get("CI") == "true"
 # How long an example takes says more about the machine than about us. CI tries the same examples each time.
 hypothesis.settings.register_profile("sstream", deadline=None, derandomize=CI, print_blob=True)
 hypothesis.settings.load_profile("sstream")
+
+
+def pytest_configure() -> None:
+    # What is set on this machine for an application concerns no test, and no process that a test starts.
+    for setting in all_settings(Application):
+        os.environ.pop(setting.variable, None)
 
 
 # Async tests and fixtures

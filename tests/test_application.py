@@ -126,6 +126,53 @@ def test_debug_is_refused_in_production() -> None:
         Application([], session=OPTIONS, redis="redis://localhost:6379/0", production=True, debug=True)
 
 
+class Open(RPCHandler):
+    """Lets everybody in."""
+
+    def check_origin(self, origin: str) -> bool:
+        return True
+
+
+class Choosy(RPCHandler):
+    """Looks at its request, which is not there before a visitor is."""
+
+    def check_origin(self, origin: str) -> bool:
+        return self.request.host == "friend.example"
+
+
+def test_a_handler_that_lets_every_site_in_is_warned_of(expect_log: Callable[..., Any]) -> None:
+    warning = expect_log("check_origin lets every site in", count=1)
+
+    Application([("/open", Open), ("/choosy", Choosy), ("/live", Live)], session=OPTIONS, redis="redis://localhost")
+
+    assert "Open.check_origin" in warning.records[0].getMessage()
+
+
+@pytest.mark.parametrize("origin", ["*", "friend.example", "https://", "https://friend.example:port"])
+def test_an_origin_that_is_none_is_refused(origin: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"^trusted_origins: .*legal are a scheme, a host"):
+        Application([], session=OPTIONS, debug=True, autoreload=False, trusted_origins=[origin])
+
+
+def test_one_text_for_several_origins_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="is one text; give a list"):
+        Application([], session=OPTIONS, debug=True, autoreload=False, trusted_origins="https://friend.example")
+
+
+def test_a_short_secret_is_warned_of_in_production(expect_log: Callable[..., Any]) -> None:
+    expect_log("a session secret is shorter than 16 characters: it may be guessed", count=1)
+
+    session = SessionOptions(secret=["a test's own secret", "keyboard cat"])
+    Application([], session=session, redis="redis://localhost:6379/0", production=True)
+
+
+def test_a_cookie_over_plain_http_is_warned_of_in_production(expect_log: Callable[..., Any]) -> None:
+    expect_log("secure=False sends the session's cookie over plain http", count=1)
+
+    session = SessionOptions(secret="a test's own secret", secure=False)
+    Application([], session=session, redis="redis://localhost:6379/0", production=True)
+
+
 @pytest.mark.parametrize("address", ["", "localhost", "http://localhost", "redis+sentinel://localhost:26379"])
 @pytest.mark.parametrize("keyword", ["redis", "store", "broker"])
 def test_an_address_that_is_none_of_redis_is_refused(keyword: str, address: str) -> None:
@@ -139,7 +186,10 @@ def test_an_empty_secret_is_refused() -> None:
             SessionOptions(secret=secret)
 
 
-async def test_redis_makes_store_and_broker_and_each_may_be_given_alone(redis_url: str) -> None:
+async def test_redis_makes_store_and_broker_and_each_may_be_given_alone(
+    redis_url: str, expect_log: Callable[..., Any]
+) -> None:
+    expect_log("sessions are shared with other processes, and events are not", count=1)
     async with aioredis.Redis.from_url(redis_url) as client:
         probe = StoreProbe(MemoryStore())
         applications = [

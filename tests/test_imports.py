@@ -12,7 +12,8 @@ PACKAGE = ROOT / "sstream"
 
 # A room may import what lies on a lower floor, and itself; rooms of one floor never each other.
 FLOORS = {
-    "errors": 0,
+    "options": -1,
+    "errors": -1,
     "limits": 0,
     "listening": 0,
     "version": 0,
@@ -20,6 +21,7 @@ FLOORS = {
     "rpc": 1,
     "pubsub": 1,
     "websocket": 1,
+    "settings": 2,
     "handlers": 2,
     "client": 2,
     "application": 3,

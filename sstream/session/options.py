@@ -3,10 +3,11 @@
 import re
 import secrets as random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
 from sstream.errors import ConfigurationError
+from sstream.options import Options
 from sstream.session.express import MAX_TEXT
 
 __all__ = ["DEFAULT_SECRET", "SessionOptions"]
@@ -22,7 +23,7 @@ def _new_sid() -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SessionOptions:
+class SessionOptions(Options):
     """What express-session takes as its options, in seconds and under Python's names.
 
     Attributes:
@@ -130,7 +131,7 @@ class SessionOptions:
 
     def host_only(self) -> Self:
         """These options with the strictest cookie there is: ``__Host-``, https alone, this host alone."""
-        return replace(self, name="__Host-" + self.name, secure=True, path="/", domain=None)
+        return self.but(name="__Host-" + self.name, secure=True, path="/", domain=None)
 
     def cookie(self, is_https: bool) -> dict[str, Any]:
         """The ``cookie`` object of a new session, its keys in Express's order, its lifetime not yet set."""

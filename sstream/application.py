@@ -5,8 +5,9 @@ import json
 import logging
 import mimetypes
 import re
+import time
 import weakref
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from socket import AF_UNSPEC, AddressFamily
 from typing import Any, Final
@@ -74,6 +75,8 @@ class Application(tornado.web.Application):
         production: Refuse what is fit for development alone.
         debug: Tornado's debug mode: start anew when a file changes, show tracebacks to visitors.
         limits: What a socket, a message and a process may use.
+        clock: Unix time in seconds, where a test turns it (`sstream.testing.Clock`): what sessions, and memory's store
+            and broker, go by. ``None`` is the machine's.
         settings: Any other setting of Tornado's.
 
     Raises:
@@ -94,6 +97,7 @@ class Application(tornado.web.Application):
         production: bool | None = None,
         debug: bool | None = None,
         limits: Limits | None = None,
+        clock: Callable[[], float] | None = None,
         **settings: Any,
     ) -> None:
         outside.check_names(Application)
@@ -109,13 +113,22 @@ class Application(tornado.web.Application):
             production=production,
             debug=debug,
         )
+        self.clock = clock
         self.production = bool(chosen["production"])
         settings["debug"] = bool(chosen["debug"])
         settings["trusted_origins"] = _check_origins(chosen["trusted_origins"] or ())
-        self.store = _make_store(chosen["store"] if chosen["store"] is not None else chosen["redis"], self.limits)
-        self.broker = _make_broker(chosen["broker"] if chosen["broker"] is not None else chosen["redis"])
+        self.store = _make_store(
+            chosen["store"] if chosen["store"] is not None else chosen["redis"], self.limits, clock or time.time
+        )
+        self.broker = _make_broker(
+            chosen["broker"] if chosen["broker"] is not None else chosen["redis"], clock or time.monotonic
+        )
         self.sessions = Sessions(
-            self.store, options, deadline=self.limits.store_deadline, max_channels=self.limits.channels
+            self.store,
+            options,
+            deadline=self.limits.store_deadline,
+            max_channels=self.limits.channels,
+            clock=clock or time.time,
         )
         self.hub = Hub(self.broker, channel_options=self.channel_options)
         self.presence = Presence(self.broker, self.hub)
@@ -335,9 +348,9 @@ def _rpc_handlers(router: Any) -> list[type[RPCHandler]]:
     return found
 
 
-def _make_store(store: "SessionStore | Redis | None", limits: Limits) -> SessionStore:
+def _make_store(store: "SessionStore | Redis | None", limits: Limits, clock: Callable[[], float]) -> SessionStore:
     if store is None:
-        return MemoryStore()
+        return MemoryStore(clock=clock)
     if isinstance(store, str | aioredis.Redis | aioredis.RedisCluster):
         return RedisStore(store, deadline=limits.store_deadline)
     # A handle of its own for each application, so that two on one store hear of each other.
@@ -350,9 +363,9 @@ def _make_store(store: "SessionStore | Redis | None", limits: Limits) -> Session
     return store
 
 
-def _make_broker(broker: "Broker | Redis | None") -> Broker:
+def _make_broker(broker: "Broker | Redis | None", clock: Callable[[], float]) -> Broker:
     if broker is None:
-        return MemoryBroker()
+        return MemoryBroker(clock=clock)
     if isinstance(broker, str | aioredis.Redis | aioredis.RedisCluster):
         return RedisBroker(broker)
     if not all(hasattr(broker, method) for method in ("subscribe", "publish", "history")):

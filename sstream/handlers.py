@@ -416,6 +416,7 @@ class RPCHandler(SessionMixin, WebSocketHandler):
     _send: Callable[[bytes | str], None]
     _send_shared: Callable[[SharedFrame], None]
     _codec: Codec = MSGPACK
+    _clock: Callable[[], float]
     _touch_at = 0.0
     _sent_view: bytes | str | None = None
     _session_topics: frozenset[str] = frozenset()  # what this socket is bound to for its session's sake
@@ -566,7 +567,8 @@ class RPCHandler(SessionMixin, WebSocketHandler):
 
     def _open_socket(self, *args: str, **kwargs: str) -> Awaitable[None] | None:
         application = self.application
-        self._touch_at = time.monotonic() + application.sessions.options.touch_interval
+        self._clock = application.clock or time.monotonic
+        self._touch_at = self._clock() + application.sessions.options.touch_interval
         connection = self.ws_connection
         assert isinstance(connection, Connection)
         if (session := self._connection_session) is not None:
@@ -604,13 +606,13 @@ class RPCHandler(SessionMixin, WebSocketHandler):
     def on_message(self, message: str | bytes) -> None:
         if self._calls is None:
             return
-        if time.monotonic() >= self._touch_at and not _is_ping(message):
+        if self._clock() >= self._touch_at and not _is_ping(message):
             self._touch_session()
         self._calls.receive(message)
 
     def _touch_session(self) -> None:
         """A call is activity: the session's idle time begins anew, though not more often than matters."""
-        self._touch_at = time.monotonic() + self._sessions.options.touch_interval
+        self._touch_at = self._clock() + self._sessions.options.touch_interval
         connection = self._connection_session
         if connection is not None and connection.is_loaded and not connection.session.is_new:
             self.application.spawn(self._touch(connection.session))

@@ -20,7 +20,7 @@ from tornado.platform.asyncio import AsyncIOMainLoop
 
 from sstream import Application
 from sstream.settings import all_settings
-from sstream.testing import RedisServer, ToolMissing, find_chromium, find_node
+from sstream.testing import RedisServer, ToolMissing, find_chromium, find_node, set_patience
 
 SETTLE = 5.0  # seconds in which tasks that are about to end must have ended
 WATCHED = ("sstream", "tornado", "asyncio")
@@ -29,6 +29,8 @@ CI = os.environ.get("CI") == "true"
 # How long an example takes says more about the machine than about us. CI tries the same examples each time.
 hypothesis.settings.register_profile("sstream", deadline=None, derandomize=CI, print_blob=True)
 hypothesis.settings.load_profile("sstream")
+
+set_patience(10.0)  # seconds; only a failure meets it
 
 
 def pytest_configure() -> None:

@@ -33,9 +33,7 @@ from sstream import (
     load_session,
     rpc,
 )
-from sstream.testing import FaultProxy
-
-from .support import Closed, Site, SocketClosed, StoreProbe, eventually, serve, within
+from sstream.testing import Closed, FaultProxy, Site, SocketClosed, StoreProbe, eventually, serve, within
 
 CLIENT = Path(sstream.__file__).parent / "client"
 OPTIONS = SessionOptions(secret="a test's own secret")
@@ -266,9 +264,9 @@ async def test_requests_are_let_go_of_whoever_answers_them(serve_app: ServeApp) 
     browser = site.browser()
 
     pages = [await browser.get(path) for path in ("/", "/refuse", "/inner/x", "/missing", "/ws", "/callable")]
-    socket = await browser.open()
+    socket = await browser.connect()
     await socket.close()
-    await within(site.app.drain(), "it waits for somebody", seconds=1)
+    await within(site.app.drain(), "it waits for somebody", timeout=1)
     await browser.close()
     gc.collect()
 
@@ -313,7 +311,7 @@ async def test_two_applications_on_one_memory_store_share_their_sessions_and_hea
     browser = here.browser()
     await browser.get()
     tab = there.browser(**{"connect.sid": browser.jar["connect.sid"]})
-    sockets = [await browser.open(), await tab.open()]
+    sockets = [await browser.connect(), await tab.connect()]
 
     counts = [await socket.call("count") for socket in sockets * 2]
     text = (await tab.get()).text
@@ -336,7 +334,7 @@ async def test_the_browser_client_is_served_with_its_codec(path: str, file: str,
     browser = site.browser()
 
     page = await browser.get(f"/_sstream/{path}")
-    again = await browser.get(f"/_sstream/{path}", if_none_match=page.headers["Etag"])
+    again = await browser.get(f"/_sstream/{path}", headers={"If-None-Match": page.headers["Etag"]})
     head = await browser.fetch("HEAD", f"/_sstream/{path}")
 
     assert (page.status, page.body) == (200, (CLIENT / file).read_bytes())
@@ -442,7 +440,7 @@ async def test_a_session_of_the_registry_may_be_changed_and_saved_and_open_socke
     site = await serve_app(("/", Visits), ("/ws", Live), redis=redis_url)
     browser = site.browser()
     await browser.get()
-    socket = await browser.open()
+    socket = await browser.connect()
     assert await socket.call("count") == 1
 
     session = await site.app.sessions.get(browser.sid or "")
@@ -457,10 +455,10 @@ async def test_the_applications_publisher_needs_no_socket(serve_app: ServeApp) -
     site = await serve_app(("/ws", Live))
 
     await site.app.publish.all("nobody hears this")
-    socket = await site.browser().open()
+    socket = await site.browser().connect()
     await site.app.publish.all("news", 1)
 
-    assert await socket.event("news") == [1]
+    assert await socket.receive("news") == [1]
     assert socket.events == []
 
 
@@ -488,7 +486,7 @@ async def test_closing_closes_every_socket_with_1001_and_cancels_what_they_wait_
                 raise
 
     site = await serve_app(("/", Visits), ("/ws", Waiting))
-    sockets = [await site.browser().open() for _ in range(3)]
+    sockets = [await site.browser().connect() for _ in range(3)]
     waiting = sockets[0].ask("wait")
     await within(began.wait(), "the call did not begin")
 
@@ -546,7 +544,7 @@ async def test_a_port_may_be_listened_on_again_at_once(redis_url: str) -> None:
         site = Site(f"http://127.0.0.1:{port}", application)
         browser = site.browser()
         texts.append((await browser.get()).text)
-        await browser.open()
+        await browser.connect()
         await application.close()
         await site.close()
 
@@ -633,7 +631,7 @@ async def test_draining_answers_the_calls_in_flight_saves_their_sessions_and_clo
     site = await serve_app(("/", Visits), ("/ws", slow), store=store)
     browser = site.browser()
     await browser.get()
-    busy, idle = await browser.open(), await site.browser().open()
+    busy, idle = await browser.connect(), await site.browser().connect()
     calls = [busy.ask("wait")]
     await within(slow.began.wait(), "the first call did not begin")
     slow.began.clear()
@@ -658,7 +656,7 @@ async def test_draining_answers_the_calls_in_flight_saves_their_sessions_and_clo
 
 async def test_a_draining_process_takes_nobody_in(slow: type[Slow], serve_app: ServeApp) -> None:
     site = await serve_app(("/", Visits), ("/ws", slow))
-    socket = await site.browser().open()
+    socket = await site.browser().connect()
     waiting = socket.ask("wait")
     await within(slow.began.wait(), "the call did not begin")
     draining = asyncio.ensure_future(site.app.drain())
@@ -667,7 +665,7 @@ async def test_a_draining_process_takes_nobody_in(slow: type[Slow], serve_app: S
     with pytest.raises(OSError):
         await site.browser().get()
     with pytest.raises((OSError, HTTPClientError)):
-        await site.browser().open()
+        await site.browser().connect()
 
     slow.go_on.set()
     assert await socket.reply(waiting) == "answered"
@@ -678,7 +676,7 @@ async def test_a_kept_alive_connection_opens_no_socket_while_the_process_drains(
     slow: type[Slow], serve_app: ServeApp, expect_log: Callable[..., Any]
 ) -> None:
     site = await serve_app(("/", Visits), ("/ws", slow))
-    socket = await site.browser().open()
+    socket = await site.browser().connect()
     waiting = socket.ask("wait")
     await within(slow.began.wait(), "the call did not begin")
     expect_log("503 GET /ws", logger="tornado", required=False)
@@ -703,7 +701,7 @@ async def test_a_kept_alive_connection_opens_no_socket_while_the_process_drains(
 
 async def test_draining_waits_for_detached_calls_whose_sockets_are_gone(slow: type[Slow], serve_app: ServeApp) -> None:
     site = await serve_app(("/ws", slow))
-    socket = await site.browser().open()
+    socket = await site.browser().connect()
     socket.notify("detached")
     await within(slow.began.wait(), "the call did not begin")
     await socket.close()
@@ -721,7 +719,7 @@ async def test_draining_ends_after_its_time_and_says_what_it_cut(
     slow: type[Slow], serve_app: ServeApp, expect_log: Callable[..., Any]
 ) -> None:
     site = await serve_app(("/ws", slow), limits=Limits(drain=0.1))
-    socket = await site.browser().open()
+    socket = await site.browser().connect()
     waiting = socket.ask("wait")
     await within(slow.began.wait(), "the call did not begin")
     expect_log(r"after 0\.1 s there still are 1 sockets.*cut", count=1)
@@ -781,8 +779,8 @@ async def test_closing_while_a_page_saves_its_session_leaves_nothing_running(
 async def test_draining_an_idle_or_unused_process_is_quick(serve_app: ServeApp) -> None:
     site = await serve_app(("/ws", Live))
 
-    await within(site.app.drain(), "it did not end", seconds=1)
-    await within(site.app.drain(), "it did not end", seconds=1)
+    await within(site.app.drain(), "it did not end", timeout=1)
+    await within(site.app.drain(), "it did not end", timeout=1)
 
 
 # --- hostile connections ----------------------------------------------------------------------------------------------

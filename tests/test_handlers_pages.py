@@ -23,9 +23,7 @@ from tornado.web import (
 
 from sstream import Application, MemoryStore, RedisStore, SessionError, SessionMixin, SessionOptions, SStreamError
 from sstream.session import cookie
-from sstream.testing import Fault, FaultProxy
-
-from .support import Browser, Site, StoreProbe, eventually, serve, within
+from sstream.testing import Browser, Fault, FaultProxy, Site, StoreProbe, eventually, serve, within
 
 SECRET = "a test's own secret"
 SID = "AbCdEfGhIjKlMnOpQrStUvWxYz012345"
@@ -456,7 +454,7 @@ async def test_a_redirect_inside_prepare_stores_and_sets_the_cookie(store: Store
     site = await serve_pages(store, ("/members", Members))
     browser = site.browser()
 
-    page = await browser.get("/members")
+    page = await browser.get("/members", follow_redirects=False)
 
     assert (page.status, page.headers["Location"]) == (302, "/login")
     assert len(page.cookies) == 1
@@ -487,7 +485,7 @@ async def test_a_page_that_has_not_changed_answers_304_and_stores_nevertheless(
     browser = site.browser()
     first = await browser.get()
 
-    second = await browser.get(if_none_match=first.headers["Etag"])
+    second = await browser.get(headers={"If-None-Match": first.headers["Etag"]})
 
     assert (second.status, second.body) == (304, b"")
     assert await stored(store, browser.sid) == {"seen": 2}
@@ -618,8 +616,8 @@ async def test_static_files_and_templates_have_the_session(
     browser = site.browser()
 
     whole = await browser.get("/files/tea.txt")
-    part = await browser.get("/files/tea.txt", range="bytes=0-3")
-    same = await browser.get("/files/tea.txt", if_none_match=whole.headers["Etag"])
+    part = await browser.get("/files/tea.txt", headers={"Range": "bytes=0-3"})
+    same = await browser.get("/files/tea.txt", headers={"If-None-Match": whole.headers["Etag"]})
     missing = await browser.get("/files/coffee.txt")
     page = await browser.get("/")
 
@@ -644,7 +642,7 @@ async def test_a_compressed_page_stores_and_sets_the_cookie_as_well(memory: Stor
         for path in ("/", "/?flush=1"):
             browser = site.browser()
 
-            page = await browser.get(path, accept_encoding="gzip")
+            page = await browser.get(path, headers={"Accept-Encoding": "gzip"})
 
             assert page.headers["Content-Encoding"] == "gzip"
             assert gzip.decompress(page.body) == b"x" * 5000 + b"y" * 5000
@@ -963,14 +961,14 @@ async def test_the_store_keeps_the_session_for_its_idle_time(store: StoreProbe, 
     ("options", "headers", "expected"),
     [
         pytest.param({"secure": True}, {}, None, id="over http none"),
-        pytest.param({"secure": True}, {"x_forwarded_proto": "https"}, None, id="an unknown proxy is not believed"),
-        pytest.param({"secure": True, "proxy": False}, {"x_forwarded_proto": "https"}, None, id="nor one that is off"),
-        pytest.param({"secure": True, "proxy": True}, {"x_forwarded_proto": "https"}, True, id="a known one is"),
-        pytest.param({"secure": True, "proxy": True}, {"x_forwarded_proto": "HTTPS, http"}, True, id="first of a list"),
-        pytest.param({"secure": True, "proxy": True}, {"x_forwarded_proto": "http, https"}, None, id="first, not last"),
+        pytest.param({"secure": True}, {"X-Forwarded-Proto": "https"}, None, id="an unknown proxy is not believed"),
+        pytest.param({"secure": True, "proxy": False}, {"X-Forwarded-Proto": "https"}, None, id="nor one that is off"),
+        pytest.param({"secure": True, "proxy": True}, {"X-Forwarded-Proto": "https"}, True, id="a known one is"),
+        pytest.param({"secure": True, "proxy": True}, {"X-Forwarded-Proto": "HTTPS, http"}, True, id="first of a list"),
+        pytest.param({"secure": True, "proxy": True}, {"X-Forwarded-Proto": "http, https"}, None, id="first, not last"),
         pytest.param({"secure": True, "proxy": True}, {}, None, id="a known one that says nothing"),
         pytest.param({"secure": "auto"}, {}, False, id="auto over http"),
-        pytest.param({"secure": "auto", "proxy": True}, {"x_forwarded_proto": "https"}, True, id="auto over https"),
+        pytest.param({"secure": "auto", "proxy": True}, {"X-Forwarded-Proto": "https"}, True, id="auto over https"),
     ],
 )
 async def test_a_secure_cookie_is_sent_over_https_alone(
@@ -982,7 +980,7 @@ async def test_a_secure_cookie_is_sent_over_https_alone(
 ) -> None:
     site = await serve_pages(memory, *ROUTES, **options)
 
-    page = await site.browser().get("/", **headers)
+    page = await site.browser().get("/", headers=headers)
 
     assert page.status == 200
     assert [("; Secure" in line) for line in page.cookies] == ([] if expected is None else [expected])
@@ -992,7 +990,7 @@ async def test_same_site_auto_is_none_over_https_and_lax_over_http(memory: Store
     site = await serve_pages(memory, *ROUTES, same_site="auto", proxy=True)
 
     plain = await site.browser().get()
-    tls = await site.browser().get(x_forwarded_proto="https")
+    tls = await site.browser().get(headers={"X-Forwarded-Proto": "https"})
 
     assert plain.cookies[0].endswith("; HttpOnly; SameSite=Lax")
     assert tls.cookies[0].endswith("; HttpOnly; Secure; SameSite=None")
@@ -1014,7 +1012,7 @@ async def test_outside_the_cookies_path_there_is_no_session(
     put = await browser.get("/shop/put?tea=1")
     inside = await browser.get("/shop/peek")
     value = browser.jar["connect.sid"]
-    outside = await browser.get("/elsewhere", cookie=f"connect.sid={value}")
+    outside = await browser.get("/elsewhere", headers={"Cookie": f"connect.sid={value}"})
 
     assert "; Path=/shop; " in put.cookies[0]
     assert inside.json == {"data": {"tea": "1"}}
@@ -1155,7 +1153,7 @@ async def test_a_page_that_saves_after_somebody_ended_its_session_is_told_and_re
     browser = site.browser()
     await browser.get()
     sid = browser.sid
-    tab = browser.another_tab()
+    tab = browser.copy()
     expect_log("409 GET /slow.*ended", count=1)
     slow = asyncio.ensure_future(browser.get("/slow"))
     await within(began.wait(), "the page did not begin")
@@ -1188,7 +1186,7 @@ async def test_a_page_that_only_read_a_session_that_was_ended_revives_nothing(
     slow = asyncio.ensure_future(browser.get("/slow"))
     await within(began.wait(), "the page did not begin")
 
-    await browser.another_tab().get("/logout")
+    await browser.copy().get("/logout")
     go_on.set()
 
     assert (await slow).json == {"visits": 1}
@@ -1211,7 +1209,7 @@ async def test_logging_in_renews_the_id_and_the_old_one_is_dead(store: StoreProb
     site = await serve_pages(store, *ROUTES, ("/login", Login))
     browser = site.browser()
     await browser.get("/put?cart=tea")
-    thief, old = browser.another_tab(), browser.sid
+    thief, old = browser.copy(), browser.sid
 
     page = await browser.get("/login?name=fred")
 
@@ -1267,7 +1265,7 @@ async def test_a_page_under_way_when_its_session_moves_to_a_new_id_loses_nothing
     site = await serve_pages(store, *ROUTES, ("/slow", Slow), ("/login", Login))
     browser = site.browser()
     await browser.get()
-    slow = asyncio.ensure_future(browser.another_tab().get("/slow"))
+    slow = asyncio.ensure_future(browser.copy().get("/slow"))
     await within(began.wait(), "the page did not begin")
 
     await browser.get("/login?name=fred")
@@ -1585,9 +1583,9 @@ async def test_tornados_xsrf_check_comes_before_the_method_and_changes_nothing(
         browser = site.browser()
         token = (await browser.get()).text
 
-        refused = await browser.post("/", a="1")
+        refused = await browser.post("/", {"a": "1"}, headers={"X-Xsrftoken": None})
         after_refusal = await stored(memory, browser.sid)
-        taken = await browser.post("/", _xsrf=token)
+        taken = await browser.post("/", {"_xsrf": token}, headers={"X-Xsrftoken": None})
 
         assert [refused.status, taken.status] == [403, 200]
         assert after_refusal == {"seen": True}

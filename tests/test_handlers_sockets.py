@@ -32,9 +32,19 @@ from sstream import (
 )
 from sstream.pubsub import ChannelOptions
 from sstream.session import cookie
-from sstream.testing import FaultProxy, Process
-
-from .support import JSON, Browser, Closed, Site, Socket, SocketClosed, StoreProbe, eventually, serve, within
+from sstream.testing import (
+    Browser,
+    Closed,
+    FaultProxy,
+    Process,
+    Site,
+    Socket,
+    SocketClosed,
+    StoreProbe,
+    eventually,
+    serve,
+    within,
+)
 
 ROOT = Path(__file__).parents[1]
 CERTIFICATE = ROOT / "tests/testing/localhost.pem"
@@ -245,7 +255,7 @@ async def test_a_socket_without_a_cookie_and_its_plain_calls_ask_the_store_nothi
 ) -> None:
     site = await serve_live(store)
 
-    socket = await site.browser().open()
+    socket = await site.browser().connect()
     results = [await socket.call("add", 2, 3), await socket.call("add_async", 4, 5)]
     await socket.close()
 
@@ -262,7 +272,7 @@ async def test_a_socket_with_a_cookie_reads_once_at_open_and_plain_calls_ask_not
     await browser.get("/put?a=1")
     store.asked.clear()
 
-    socket = await browser.open()
+    socket = await browser.connect()
     await asyncio.gather(*(socket.call("add", 1, 1) for _ in range(10)))
     await asyncio.gather(*(socket.call("add_async", 1, 1) for _ in range(10)))
     await socket.close()
@@ -277,7 +287,7 @@ async def test_calls_that_only_read_the_session_are_served_from_the_sockets_copy
     site = await serve_live(store)
     browser = site.browser()
     await browser.get("/put?a=1")
-    socket = await browser.open()
+    socket = await browser.connect()
     await socket.call("cart.show")
     store.asked.clear()
 
@@ -294,7 +304,7 @@ async def test_a_call_that_changes_the_session_costs_one_swap(
     site = await serve_live(store)
     browser = site.browser()
     await browser.get("/put?a=1")
-    socket = await browser.open()
+    socket = await browser.connect()
     await socket.call("cart.show")
     store.asked.clear()
 
@@ -310,7 +320,7 @@ async def test_a_socket_with_a_forged_cookie_is_anonymous_and_asks_the_store_not
 ) -> None:
     site = await serve_live(memory)
 
-    socket = await site.browser(**{"connect.sid": signed(SID, "another secret")}).open()
+    socket = await site.browser(**{"connect.sid": signed(SID, "another secret")}).connect()
 
     assert await socket.call("cart.show") == {}
     assert memory.asked == []
@@ -326,7 +336,7 @@ async def test_the_reply_of_a_call_leaves_after_the_store_has_its_change(
     site = await serve_live(store)
     browser = site.browser()
     await browser.get("/put?a=1")
-    socket = await browser.open()
+    socket = await browser.connect()
     await socket.call("cart.show")
     hold = store.hold("swap", "sess:")
 
@@ -344,7 +354,7 @@ async def test_a_page_and_a_socket_share_one_cart(store: StoreProbe, serve_live:
     site = await serve_live(store)
     browser = site.browser()
     await browser.get("/tea")
-    socket = await browser.open()
+    socket = await browser.connect()
 
     carts = [
         await socket.call("cart.add", "tea"),
@@ -388,7 +398,7 @@ async def test_calls_of_one_socket_that_load_the_session_run_in_order_and_others
     site = await serve_live(store, Counter)
     browser = site.browser()
     await browser.get("/put?a=1")
-    socket = await browser.open()
+    socket = await browser.connect()
 
     calls = [socket.ask(method) for method in ("slow", "plain", "waiting", "plain", "plain", "waiting")]
     await within(running.wait(), "the first call did not begin")
@@ -421,7 +431,7 @@ async def test_many_counts_of_several_tabs_and_pages_at_once_are_all_kept_by_tra
     site = await serve_live(store, Counter, ("/count", CountPage))
     browser = site.browser()
     await browser.get("/put?a=1")
-    tabs = [await browser.open() for _ in range(3)]
+    tabs = [await browser.connect() for _ in range(3)]
 
     by_calls = [tab.call("count") for tab in tabs for _ in range(10)]
     by_pages = [browser.get("/count") for _ in range(10)]
@@ -447,7 +457,7 @@ async def test_different_keys_written_by_sockets_and_pages_at_once_all_survive(
     site = await serve_live(store, Keys)
     browser = site.browser()
     await browser.get("/put?a=x")
-    tabs = [await browser.open() for _ in range(3)]
+    tabs = [await browser.connect() for _ in range(3)]
 
     await asyncio.gather(
         *(tab.call("put", f"async-{number}-{turn}") for number, tab in enumerate(tabs) for turn in range(5)),
@@ -469,13 +479,13 @@ async def test_a_change_on_a_page_is_seen_by_the_next_call_and_told_to_the_hook_
     site = await serve_live(store)
     browser = site.browser()
     await browser.get("/put?a=1&b=1")
-    socket = await browser.open()
+    socket = await browser.connect()
     await socket.call("cart.show")
 
     await browser.get("/put?b=2&c=2")
 
     assert await socket.call("cart.show_now") == {"a": "1", "b": "2", "c": "2"}
-    assert await socket.event("changed") == [["b", "c"]]
+    assert await socket.receive("changed") == [["b", "c"]]
     assert await nothing_else(socket) == [[]]
 
 
@@ -485,11 +495,11 @@ async def test_a_sockets_own_change_is_told_to_the_other_sockets_of_the_session_
     site = await serve_live(store)
     browser = site.browser()
     await browser.get("/put?a=1")
-    mine, other, stranger = await browser.open(), await browser.open(), await site.browser().open()
+    mine, other, stranger = await browser.connect(), await browser.connect(), await site.browser().connect()
 
     await mine.call("cart.add", "tea")
 
-    assert await other.event("changed") == [["cart"]]
+    assert await other.receive("changed") == [["cart"]]
     assert await other.call("cart.show") == {"a": "1", "cart": {"tea": 1}}
     assert await nothing_else(mine, other, stranger) == [[], [], []]
 
@@ -498,13 +508,13 @@ async def test_a_page_that_only_reads_is_no_change(store: StoreProbe, serve_live
     site = await serve_live(store)
     browser = site.browser()
     await browser.get("/put?a=1")
-    socket = await browser.open()
+    socket = await browser.connect()
 
     await browser.get("/look")
     await browser.get("/put?a=1")
     await browser.get("/put?marker=1")
 
-    assert await socket.event("changed") == [["marker"]]
+    assert await socket.receive("changed") == [["marker"]]
     assert await nothing_else(socket) == [[]]
 
 
@@ -513,7 +523,7 @@ async def test_a_change_by_any_program_reaches_the_open_sockets(redis_url: str, 
     site = await serve_live(store)
     browser = site.browser()
     await browser.get("/put?a=1")
-    socket = await browser.open()
+    socket = await browser.connect()
     key = f"sess:{browser.sid}"
 
     async with aioredis.Redis.from_url(redis_url) as client:
@@ -521,7 +531,7 @@ async def test_a_change_by_any_program_reaches_the_open_sockets(redis_url: str, 
             text = json.loads(await client.get(key))
             text["express"] = number
             await client.set(key, json.dumps(text), ex=100)
-            assert await socket.event("changed") == [["express"]]
+            assert await socket.receive("changed") == [["express"]]
             assert await socket.call("cart.show_now") == {"a": "1", "express": number}
 
 
@@ -540,7 +550,7 @@ async def test_a_hook_that_raises_is_logged_and_hurts_nobody(
     site = await serve_live(memory, ("/ws", Broken), ("/later", BrokenLater))
     browser = site.browser()
     await browser.get("/put?a=1")
-    sockets = [await browser.open("/ws"), await browser.open("/later")]
+    sockets = [await browser.connect("/ws"), await browser.connect("/later")]
     told = expect_log("on_session_change failed", count=2)
 
     await browser.get("/put?a=2")
@@ -565,17 +575,17 @@ async def test_the_view_is_pushed_on_open_and_on_each_change_of_it(store: StoreP
     browser = site.browser()
     await browser.get("/tea")
 
-    socket = await browser.open()
-    at_open = await socket.event("session")
+    socket = await browser.connect()
+    at_open = await socket.receive("session")
     await browser.get("/tea")
-    by_page = await socket.event("session")
+    by_page = await socket.receive("session")
     await socket.call("cart.add", "tea")
-    by_call = await socket.event("session")
+    by_call = await socket.receive("session")
     await browser.get("/put?unrelated=1")
-    await socket.event("changed")
+    await socket.receive("changed")
 
     assert [at_open, by_page, by_call] == [[{"teas": 1}], [{"teas": 2}], [{"teas": 3}]]
-    await socket.event("changed")
+    await socket.receive("changed")
     assert await nothing_else(socket) == [[]]
 
 
@@ -584,9 +594,9 @@ async def test_a_handler_without_a_view_pushes_none(store: StoreProbe, serve_liv
     browser = site.browser()
     await browser.get("/tea")
 
-    socket = await browser.open()
+    socket = await browser.connect()
     await browser.get("/tea")
-    await socket.event("changed")
+    await socket.receive("changed")
 
     assert await nothing_else(socket) == [[]]
 
@@ -605,13 +615,13 @@ async def test_a_view_never_shows_what_a_call_has_not_stored(store: StoreProbe, 
     site = await serve_live(store, Wavering)
     browser = site.browser()
     await browser.get("/tea")
-    socket = await browser.open()
-    assert await socket.event("session") == [{"teas": 1}]
+    socket = await browser.connect()
+    assert await socket.receive("session") == [{"teas": 1}]
     wavering = socket.ask("waver")
     await within(began.wait(), "the call did not begin")
 
     await browser.get("/put?unrelated=1")
-    assert await socket.event("changed") == [["unrelated"]]
+    assert await socket.receive("changed") == [["unrelated"]]
     go_on.set()
     assert (await refused(socket.reply(wavering))).code == 4009
 
@@ -635,17 +645,17 @@ async def test_a_change_by_others_during_a_call_that_is_refused_is_seen_afterwar
     site = await serve_live(store, Wavering)
     browser = site.browser()
     await browser.get("/tea")
-    socket = await browser.open()
-    assert await socket.event("session") == [{"teas": 1}]
+    socket = await browser.connect()
+    assert await socket.receive("session") == [{"teas": 1}]
     wavering = socket.ask("waver")
     await within(began.wait(), "the call did not begin")
 
     await browser.get("/tea")
-    await socket.event("changed")
+    await socket.receive("changed")
     go_on.set()
     assert (await refused(socket.reply(wavering))).code == 4009
 
-    assert await socket.event("session") == [{"teas": 2}]
+    assert await socket.receive("session") == [{"teas": 2}]
     assert await socket.call("cart.show_now") == {"cart": {"tea": 2}}
     assert await nothing_else(socket) == [[]]
 
@@ -658,11 +668,11 @@ async def test_the_hook_sees_the_new_values(store: StoreProbe, serve_live: Serve
     site = await serve_live(store, Reading)
     browser = site.browser()
     await browser.get("/put?a=1")
-    socket = await browser.open()
+    socket = await browser.connect()
 
     await browser.get("/put?a=2")
 
-    assert await socket.event("now") == [{"a": "2"}]
+    assert await socket.receive("now") == [{"a": "2"}]
 
 
 async def test_a_view_that_raises_is_logged_and_the_socket_lives(
@@ -677,9 +687,9 @@ async def test_a_view_that_raises_is_logged_and_the_socket_lives(
     await browser.get("/put?a=1")
     told = expect_log("_push_view failed|session_view", count=2)
 
-    socket = await browser.open()
+    socket = await browser.connect()
     await browser.get("/put?a=2")
-    await socket.event("changed")
+    await socket.receive("changed")
 
     assert await socket.call("add", 2, 3) == 5
     assert all(record.exc_info for record in told.records)
@@ -694,12 +704,12 @@ async def test_a_view_that_becomes_none_is_pushed_too(store: StoreProbe, serve_l
     site = await serve_live(store, Emptying)
     browser = site.browser()
     await browser.get("/tea")
-    socket = await browser.open()
-    await socket.event("session")
+    socket = await browser.connect()
+    await socket.receive("session")
 
     await socket.call("empty")
 
-    assert await socket.event("session") == [None]
+    assert await socket.receive("session") == [None]
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------
@@ -775,7 +785,7 @@ async def test_a_method_that_refuses_drops_its_changes_and_its_words_reach_the_c
     site = await serve_live(store, Spoiling)
     browser = site.browser()
     await browser.get("/tea")
-    socket = await browser.open()
+    socket = await browser.connect()
 
     error = await refused(socket.call(method))
 
@@ -792,7 +802,7 @@ async def test_an_unexpected_exception_is_logged_once_told_as_internal_error_and
     site = await serve_live(store, Spoiling)
     browser = site.browser()
     await browser.get("/tea")
-    socket = await browser.open()
+    socket = await browser.connect()
     told = expect_log(f"{method} raised on socket", logger="sstream.rpc", count=1)
 
     error = await refused(socket.call(method))
@@ -822,7 +832,7 @@ async def test_a_value_that_cannot_be_kept_is_an_error_that_names_its_key_and_ch
     site = await serve_live(store, Spoiling)
     browser = site.browser()
     await browser.get("/tea")
-    socket = await browser.open()
+    socket = await browser.connect()
     told = expect_log(f"{method} raised on socket", logger="sstream.rpc", count=1)
 
     error = await refused(socket.call(method, how))
@@ -842,7 +852,7 @@ async def test_what_a_method_saved_itself_stays_and_what_came_after_is_dropped(
     site = await serve_live(store, Spoiling)
     browser = site.browser()
     await browser.get("/tea")
-    socket = await browser.open()
+    socket = await browser.connect()
 
     error = await refused(socket.call("half"))
 
@@ -857,7 +867,7 @@ async def test_a_store_that_fails_at_the_commit_is_unavailable_and_never_a_false
     site = await serve_live(store)
     browser = site.browser()
     await browser.get("/tea")
-    socket = await browser.open()
+    socket = await browser.connect()
     await socket.call("cart.show")
     store.fail("swap")
 
@@ -875,7 +885,7 @@ async def test_a_write_whose_acknowledgement_was_lost_is_never_forgotten_nor_don
     site = await serve_live(store)
     browser = site.browser()
     await browser.get("/tea")
-    socket = await browser.open()
+    socket = await browser.connect()
     store.fail("swap", after=True)
 
     error = await refused(socket.call("cart.add", "tea"))
@@ -892,7 +902,7 @@ async def test_a_call_that_is_cut_off_while_the_store_has_its_change_is_seen_by_
     site = await serve_live(store)
     browser = site.browser()
     await browser.get("/tea")
-    socket = await browser.open()
+    socket = await browser.connect()
     await socket.call("cart.show")
     hold = store.hold("swap", "sess:", after=True)
 
@@ -914,7 +924,7 @@ async def test_a_call_that_is_cancelled_while_it_waits_for_its_turn_leaves_the_o
     site = await serve_live(store)
     browser = site.browser()
     await browser.get("/tea")
-    socket = await browser.open()
+    socket = await browser.connect()
     await socket.call("cart.show")
     hold = store.hold("swap", "sess:")
 
@@ -945,7 +955,7 @@ async def test_a_call_that_asks_for_the_turn_it_has_is_told_so_instead_of_waitin
     site = await serve_live(store, Nested)
     browser = site.browser()
     await browser.get("/tea")
-    socket = await browser.open()
+    socket = await browser.connect()
     told = expect_log("nested raised on socket", logger="sstream.rpc", count=1)
 
     error = await refused(socket.call("nested"))
@@ -966,7 +976,7 @@ async def test_a_call_that_takes_too_long_gives_its_turn_back(store: StoreProbe,
     site = await serve_live(store, Endless)
     browser = site.browser()
     await browser.get("/tea")
-    socket = await browser.open()
+    socket = await browser.connect()
 
     endless, next_one = socket.ask("endless"), socket.ask("cart.add", "tea")
 
@@ -984,7 +994,7 @@ async def test_the_first_write_on_a_socket_without_a_cookie_reaches_the_browsers
 ) -> None:
     site = await serve_live(store)
     browser = site.browser()
-    socket = await browser.open()
+    socket = await browser.connect()
 
     reply = await socket.call(method, "tea")
     traded = await socket.traded()
@@ -1003,7 +1013,7 @@ async def test_a_socket_that_only_reads_without_a_cookie_stores_nothing_and_gets
     store: StoreProbe, serve_live: ServeLive
 ) -> None:
     site = await serve_live(store)
-    socket = await site.browser().open(trades=False)
+    socket = await site.browser().connect(trades=False)
 
     assert await socket.call("cart.show") == {}
     assert await socket.call("cart.show_now") == {}
@@ -1017,7 +1027,7 @@ async def test_logging_out_on_a_socket_without_a_session_ends_nothing_and_the_ne
 ) -> None:
     site = await serve_live(store)
     browser = site.browser()
-    socket = await browser.open()
+    socket = await browser.connect()
 
     assert await socket.call("account.logout") == "bye"
     first_cart = await socket.call("cart.add", "tea")
@@ -1030,7 +1040,7 @@ async def test_logging_out_on_a_socket_without_a_session_ends_nothing_and_the_ne
 async def test_two_first_calls_at_once_make_one_session(store: StoreProbe, serve_live: ServeLive) -> None:
     site = await serve_live(store)
     browser = site.browser()
-    socket = await browser.open()
+    socket = await browser.connect()
 
     first, second = socket.ask("cart.add", "tea"), socket.ask("cart.add_now", "tea")
 
@@ -1045,7 +1055,7 @@ async def test_logging_in_on_a_socket_without_a_cookie_gives_the_browser_a_sessi
 ) -> None:
     site = await serve_live(store)
     browser = site.browser()
-    socket = await browser.open()
+    socket = await browser.connect()
 
     assert await socket.call("account.login", "fred") == "hello fred"
 
@@ -1059,7 +1069,7 @@ async def test_a_client_that_trades_no_tickets_keeps_its_session_for_the_sockets
 ) -> None:
     site = await serve_live(store)
     browser = site.browser()
-    socket = await browser.open(trades=False)
+    socket = await browser.connect(trades=False)
 
     await socket.call("cart.add", "tea")
     await socket.call("cart.add", "tea")
@@ -1077,8 +1087,8 @@ async def test_logging_in_by_socket_renews_the_id_and_the_old_cookie_is_dead_aft
     site = await serve_live(store)
     browser = site.browser()
     await browser.get("/tea")
-    thief, old = browser.another_tab(), browser.sid
-    socket = await browser.open()
+    thief, old = browser.copy(), browser.sid
+    socket = await browser.connect()
 
     reply = await socket.call("account.login", "fred")
     traded = await socket.traded()
@@ -1090,7 +1100,7 @@ async def test_logging_in_by_socket_renews_the_id_and_the_old_cookie_is_dead_aft
     assert await stored(store, browser.sid) == expected
     assert (await browser.get("/look")).json == expected
     assert (await thief.get("/look")).json == {}
-    assert await (await thief.open()).call("cart.show") == {}
+    assert await (await thief.connect()).call("cart.show") == {}
 
 
 async def test_the_other_sockets_of_the_session_follow_to_the_new_id_and_share_it(
@@ -1099,7 +1109,7 @@ async def test_the_other_sockets_of_the_session_follow_to_the_new_id_and_share_i
     site = await serve_live(store)
     browser = site.browser()
     await browser.get("/tea")
-    mine, other = await browser.open(), await browser.open()
+    mine, other = await browser.connect(), await browser.connect()
 
     await mine.call("account.login", "fred")
     await mine.traded()
@@ -1117,10 +1127,10 @@ async def test_calls_between_the_login_and_the_trade_lose_nothing(store: StorePr
     site = await serve_live(store)
     browser = site.browser()
     await browser.get("/tea")
-    mine, other = await browser.open(trades=False), await browser.open()
+    mine, other = await browser.connect(trades=False), await browser.connect()
 
     await mine.call("account.login", "fred")
-    ticket = await mine.event("sstream:ticket")
+    ticket = await mine.receive("sstream:ticket")
     by_mine = await mine.call("cart.add", "tea")
     by_other = await other.call("cart.add_now", "tea")
     by_page = (await browser.get("/tea")).json
@@ -1140,7 +1150,7 @@ async def test_without_a_trade_the_old_id_keeps_working_for_the_grace_time_and_t
     browser = site.browser()
     await browser.get("/tea")
     old = browser.sid
-    socket = await browser.open(trades=False)
+    socket = await browser.connect(trades=False)
 
     await socket.call("account.login", "fred")
     in_time = (await browser.get("/look")).json
@@ -1162,12 +1172,12 @@ async def test_logging_in_twice_before_the_trade_ends_with_the_last_user(
     browser = site.browser()
     await browser.get("/tea")
     old = browser.sid
-    socket = await browser.open(trades=False)
+    socket = await browser.connect(trades=False)
 
     await socket.call("account.login", "fred")
-    first = await socket.event("sstream:ticket")
+    first = await socket.receive("sstream:ticket")
     await socket.call("account.login", "anna")
-    second = await socket.event("sstream:ticket")
+    second = await socket.receive("sstream:ticket")
     statuses = [(await browser.trade(*ticket)).status for ticket in (first, second)]
 
     assert statuses == [403, 204]
@@ -1223,7 +1233,7 @@ async def test_regenerating_by_socket_gives_a_new_id_and_no_data(store: StorePro
     await browser.get("/login?name=fred")
     await browser.get("/tea")
     old = browser.sid
-    socket = await browser.open()
+    socket = await browser.connect()
 
     await socket.call("forget")
     traded = await socket.traded()
@@ -1239,15 +1249,15 @@ async def test_logging_in_by_page_takes_the_open_sockets_along(store: StoreProbe
     site = await serve_live(store)
     browser = site.browser()
     await browser.get("/tea")
-    socket = await browser.open()
+    socket = await browser.connect()
 
     await browser.get("/login?name=fred")
 
-    assert await socket.event("changed") == [["userId"]]
+    assert await socket.receive("changed") == [["userId"]]
     assert await socket.call("cart.add", "tea") == {"tea": 2}
     assert (await browser.get("/look")).json == {"cart": {"tea": 2}, "userId": "fred"}
     await site.app.publish.user("fred", "hello")
-    assert await socket.event("hello") == []
+    assert await socket.receive("hello") == []
 
 
 # --- tickets ----------------------------------------------------------------------------------------------------------
@@ -1256,9 +1266,9 @@ async def test_logging_in_by_page_takes_the_open_sockets_along(store: StoreProbe
 async def login_ticket(site: Site, browser: Browser) -> tuple[Socket, str]:
     """A ticket for a new id of this browser's session, not yet traded."""
     await browser.get("/tea")
-    socket = await browser.open(trades=False)
+    socket = await browser.connect(trades=False)
     await socket.call("account.login", "fred")
-    ticket, _ = await socket.event("sstream:ticket")
+    ticket, _ = await socket.receive("sstream:ticket")
     return socket, ticket
 
 
@@ -1266,7 +1276,7 @@ async def test_a_ticket_is_good_once(store: StoreProbe, serve_live: ServeLive) -
     site = await serve_live(store)
     browser = site.browser()
     _, ticket = await login_ticket(site, browser)
-    thief = browser.another_tab()
+    thief = browser.copy()
 
     first, second = await browser.trade(ticket), await thief.trade(ticket)
     third = await browser.trade(ticket)
@@ -1281,7 +1291,7 @@ async def test_of_many_trades_of_one_ticket_at_once_one_succeeds(store: StorePro
     site = await serve_live(store)
     browser = site.browser()
     _, ticket = await login_ticket(site, browser)
-    tabs = [browser.another_tab() for _ in range(8)]
+    tabs = [browser.copy() for _ in range(8)]
 
     pages = await asyncio.gather(*(tab.trade(ticket) for tab in tabs))
 
@@ -1310,9 +1320,9 @@ async def test_a_ticket_of_a_new_session_cannot_replace_the_session_of_another_v
 ) -> None:
     site = await serve_live(store)
     attacker, victim = site.browser(), site.browser()
-    socket = await attacker.open(trades=False)
+    socket = await attacker.connect(trades=False)
     await socket.call("cart.add", "tea")
-    ticket, _ = await socket.event("sstream:ticket")
+    ticket, _ = await socket.receive("sstream:ticket")
     await victim.get("/put?name=victim")
 
     page = await victim.trade(ticket)
@@ -1361,9 +1371,9 @@ async def test_an_expired_ticket_is_refused_and_changes_nothing(serve_live: Serv
     store = StoreProbe(MemoryStore(clock=lambda: now))
     site = await serve_live(store, max_age=10**9)
     browser = site.browser()
-    socket = await browser.open(trades=False)
+    socket = await browser.connect(trades=False)
     await socket.call("cart.add", "tea")
-    ticket, _ = await socket.event("sstream:ticket")
+    ticket, _ = await socket.receive("sstream:ticket")
 
     now += 31
     page = await browser.trade(ticket)
@@ -1409,10 +1419,12 @@ async def test_another_scheme_or_port_is_another_origin(memory: StoreProbe, serv
     host, port = site.address
     origins = [f"https://{host}:{port}", f"http://{host}:{port + 1}", f"http://{host}", f"http://localhost:{port}"]
 
-    statuses = [(await browser.trade(ticket, origin=origin, sec_fetch_site=None)).status for origin in origins]
+    statuses = [
+        (await browser.trade(ticket, headers={"Origin": origin, "Sec-Fetch-Site": None})).status for origin in origins
+    ]
 
     assert statuses == [403] * 4
-    assert (await browser.trade(ticket, sec_fetch_site=None)).status == 204
+    assert (await browser.trade(ticket, headers={"Sec-Fetch-Site": None})).status == 204
 
 
 @pytest.mark.parametrize("body", [b"", b"null", b"[]", b"{", b"\xff", b"7", b'{"ticket"}', b"[" * 1000, b"{" * 5000])
@@ -1441,7 +1453,7 @@ async def test_a_trade_needs_no_xsrf_token(memory: StoreProbe) -> None:
     application = Application([("/ws", Live), *PAGES], store=memory, session=session, xsrf_cookies=True)
     async with serve(application) as site:
         browser = site.browser()
-        socket = await browser.open()
+        socket = await browser.connect()
 
         await socket.call("cart.add", "tea")
 
@@ -1455,7 +1467,7 @@ async def test_logging_in_works_where_the_cookie_has_a_path_of_its_own(
     site = await serve_live(memory, ("/shop/ws", Live), ("/shop/look", Look), ("/shop/put", Put), path="/shop")
     browser = site.browser()
     await browser.get("/shop/put?a=1")
-    socket = await browser.open("/shop/ws")
+    socket = await browser.connect("/shop/ws")
 
     await socket.call("account.login", "fred")
 
@@ -1490,13 +1502,13 @@ async def test_logging_out_by_page_closes_every_socket_of_the_session_with_4401_
     browser, stranger = site.browser(), site.browser()
     await browser.get("/tea")
     await stranger.get("/tea")
-    sockets = [await browser.open(), await browser.open(), await browser.another_tab().open()]
-    other = await stranger.open()
+    sockets = [await browser.connect(), await browser.connect(), await browser.copy().connect()]
+    other = await stranger.connect()
 
     await browser.get("/logout")
 
     for socket in sockets:
-        assert await socket.event("ended") == ["destroyed"]
+        assert await socket.receive("ended") == ["destroyed"]
         assert await socket.closed() == ENDED
     assert await other.call("cart.add", "tea") == {"tea": 2}
 
@@ -1507,12 +1519,12 @@ async def test_logging_out_by_socket_answers_the_call_and_then_closes_them_all(
     site = await serve_live(store)
     browser = site.browser()
     await browser.get("/tea")
-    mine, other = await browser.open(), await browser.open()
+    mine, other = await browser.connect(), await browser.connect()
 
     assert await mine.call("account.logout") == "bye"
 
     for socket in (mine, other):
-        assert await socket.event("ended") == ["destroyed"]
+        assert await socket.receive("ended") == ["destroyed"]
         assert await socket.closed() == ENDED
     assert await stored(store, browser.sid) is None
     assert (await browser.get("/look")).json == {}
@@ -1522,13 +1534,13 @@ async def test_ending_a_session_by_the_registry_tells_the_reason(store: StorePro
     site = await serve_live(store)
     browser = site.browser()
     await browser.get("/tea")
-    socket = await browser.open()
+    socket = await browser.connect()
     assert browser.sid is not None
 
     ended = [await site.app.sessions.end(browser.sid, "banned"), await site.app.sessions.end(browser.sid)]
 
     assert ended == [True, False]
-    assert await socket.event("ended") == ["banned"]
+    assert await socket.receive("ended") == ["banned"]
     assert await socket.closed() == ENDED
 
 
@@ -1542,11 +1554,11 @@ async def test_the_hook_runs_to_its_end_before_the_socket_is_closed(store: Store
     site = await serve_live(store, Slow)
     browser = site.browser()
     await browser.get("/tea")
-    socket = await browser.open()
+    socket = await browser.connect()
 
     await browser.get("/logout")
 
-    assert await socket.event("last") == []
+    assert await socket.receive("last") == []
     assert await socket.closed() == ENDED
 
 
@@ -1560,7 +1572,7 @@ async def test_a_hook_that_raises_at_the_end_is_logged_and_the_socket_is_closed_
     site = await serve_live(memory, Broken)
     browser = site.browser()
     await browser.get("/tea")
-    socket = await browser.open()
+    socket = await browser.connect()
     told = expect_log("failed", count=1)
 
     await browser.get("/logout")
@@ -1579,12 +1591,12 @@ async def test_a_socket_that_opts_out_goes_on_with_a_fresh_anonymous_session(
     browser = site.browser()
     await browser.get("/tea")
     old = browser.sid
-    socket = await browser.open()
-    assert await socket.event("session") == [{"teas": 1}]
+    socket = await browser.connect()
+    assert await socket.receive("session") == [{"teas": 1}]
 
     await browser.get("/logout")
-    assert await socket.event("ended") == ["destroyed"]
-    gone = await socket.event("session")
+    assert await socket.receive("ended") == ["destroyed"]
+    gone = await socket.receive("session")
     empty = await socket.call("cart.show")
     added = await socket.call("cart.add", "tea")
     traded = await socket.traded()
@@ -1611,7 +1623,7 @@ async def test_a_call_under_way_when_its_session_ends_is_told_session_gone_and_r
     site = await serve_live(store, Slow)
     browser = site.browser()
     await browser.get("/tea")
-    socket = await browser.open()
+    socket = await browser.connect()
     slow = socket.ask("slow")
     await within(began.wait(), "the call did not begin")
 
@@ -1638,7 +1650,7 @@ async def test_a_call_that_outlasts_the_end_of_its_session_cannot_keep_the_socke
     site = await serve_live(store, Endless)
     browser = site.browser()
     await browser.get("/tea")
-    socket = await browser.open()
+    socket = await browser.connect()
     endless = socket.ask("endless")
     await within(began.wait(), "the call did not begin")
 
@@ -1656,7 +1668,7 @@ async def test_end_all_ends_every_session_of_a_user_but_the_one_to_keep(
     fred_here, fred_there, anna = site.browser(), site.browser(), site.browser()
     for browser, name in ((fred_here, "fred"), (fred_there, "fred"), (anna, "anna")):
         await browser.get(f"/login?name={name}")
-    sockets = [await browser.open() for browser in (fred_here, fred_there, anna)]
+    sockets = [await browser.connect() for browser in (fred_here, fred_there, anna)]
     before = {session.id for session in await site.app.sessions.of_user("fred")}
 
     ended = await site.app.sessions.end_all("fred", keep=fred_here.sid)
@@ -1679,7 +1691,7 @@ async def test_a_session_removed_in_redis_by_anybody_closes_its_sockets(
     site = await serve_live(store)
     browser = site.browser()
     await browser.get("/tea")
-    socket = await browser.open()
+    socket = await browser.connect()
     key = f"sess:{browser.sid}"
     expect_log("cannot be read and is left alone", count=1 if command == "corrupt" else 0, required=False)
 
@@ -1713,12 +1725,12 @@ async def test_a_socket_opened_while_redis_is_down_lives_and_has_its_session_whe
     expect_log("Redis is back", count=1)
     proxy.refuse()
 
-    socket = await browser.open()
+    socket = await browser.connect()
     works = [await socket.call("add", 2, 3), await socket.call("add_async", 2, 3)]
     errors = [await refused(socket.call(method)) for method in ("cart.show", "cart.show_now")]
     errors += [await refused(socket.call(method, "tea")) for method in ("cart.add", "cart.add_now")]
     await proxy.accept()
-    view = await socket.event("session")
+    view = await socket.receive("session")
 
     assert works == [5, 5]
     assert [(error.code, error.message) for error in errors] == [(4050, "unavailable")] * 4
@@ -1734,7 +1746,7 @@ async def test_a_socket_lives_through_an_outage_of_redis_and_sees_what_was_chang
     site = await serve_live(store)
     browser = site.browser()
     await browser.get("/tea")
-    socket = await browser.open()
+    socket = await browser.connect()
     assert await socket.call("cart.show_now") == {"cart": {"tea": 1}}
     expect_log("Redis cannot be reached")
     expect_log("Redis is back", count=1)
@@ -1749,7 +1761,7 @@ async def test_a_socket_lives_through_an_outage_of_redis_and_sees_what_was_chang
     await proxy.accept()
 
     assert away.code == 4050
-    assert await socket.event("changed") == [["meanwhile"]]
+    assert await socket.receive("changed") == [["meanwhile"]]
     assert await socket.call("cart.show_now") == {"cart": {"tea": 1}, "meanwhile": True}
 
 
@@ -1759,7 +1771,7 @@ async def test_a_session_that_ended_while_redis_was_away_closes_its_sockets_when
     site = await serve_live(StoreProbe(RedisStore(proxy.url)))
     browser = site.browser()
     await browser.get("/tea")
-    socket = await browser.open()
+    socket = await browser.connect()
     expect_log("Redis cannot be reached")
     expect_log("Redis is back", count=1)
 
@@ -1808,10 +1820,10 @@ async def test_a_message_that_is_none_is_answered_with_an_error_and_the_socket_g
     payload: bytes, memory: StoreProbe, serve_live: ServeLive
 ) -> None:
     site = await serve_live(memory)
-    socket = await site.browser().open()
+    socket = await site.browser().connect()
 
     socket.send_raw(payload)
-    kind, call_id, error, result = await socket.message()
+    kind, call_id, error, result = await socket.receive_message()
 
     assert (kind, result) == (1, None)
     assert call_id in {None, 7}
@@ -1834,7 +1846,7 @@ async def test_what_refers_to_nothing_is_passed_over_in_silence(
     message: list[Any], memory: StoreProbe, serve_live: ServeLive
 ) -> None:
     site = await serve_live(memory)
-    socket = await site.browser().open()
+    socket = await site.browser().connect()
 
     socket.send(message)
 
@@ -1845,11 +1857,11 @@ async def test_a_text_message_under_the_binary_subprotocol_is_an_error(
     memory: StoreProbe, serve_live: ServeLive
 ) -> None:
     site = await serve_live(memory)
-    socket = await site.browser().open()
+    socket = await site.browser().connect()
 
     socket.send_raw('[0,1,"add",[2,3]]')
 
-    assert (await socket.message())[2][0] == -32700
+    assert (await socket.receive_message())[2][0] == -32700
     assert await socket.call("add", 2, 3) == 5
 
 
@@ -1894,7 +1906,7 @@ async def test_a_text_message_under_the_binary_subprotocol_is_an_error(
 )
 async def test_only_marked_methods_can_be_called(name: str, memory: StoreProbe, serve_live: ServeLive) -> None:
     site = await serve_live(memory)
-    socket = await site.browser().open()
+    socket = await site.browser().connect()
 
     error = await refused(socket.call(name, 1, 2))
 
@@ -1921,7 +1933,7 @@ async def test_wrong_types_and_counts_are_answered_with_the_arguments_name(
     params: tuple[Any, ...], words: str, memory: StoreProbe, serve_live: ServeLive
 ) -> None:
     site = await serve_live(memory)
-    socket = await site.browser().open()
+    socket = await site.browser().connect()
 
     error = await refused(socket.call("add", *params))
 
@@ -1931,7 +1943,7 @@ async def test_wrong_types_and_counts_are_answered_with_the_arguments_name(
 
 async def test_a_message_over_the_limit_closes_the_socket_with_1009(memory: StoreProbe, serve_live: ServeLive) -> None:
     site = await serve_live(memory)
-    socket = await site.browser().open()
+    socket = await site.browser().connect()
 
     socket.send_raw(b"\x00" * (64 * 1024 + 1))
 
@@ -1940,12 +1952,12 @@ async def test_a_message_over_the_limit_closes_the_socket_with_1009(memory: Stor
 
 async def test_a_hundred_bad_messages_in_a_row_are_each_answered(memory: StoreProbe, serve_live: ServeLive) -> None:
     site = await serve_live(memory)
-    socket = await site.browser().open()
+    socket = await site.browser().connect()
 
     for number in range(100):
         socket.send([0, f"id-{number}", "no_such", []])
 
-    ids = [(await socket.message())[1] for _ in range(100)]
+    ids = [(await socket.receive_message())[1] for _ in range(100)]
     assert ids == [f"id-{number}" for number in range(100)]
 
 
@@ -1953,7 +1965,7 @@ async def test_an_id_may_be_text_and_may_be_used_again_when_it_is_answered(
     memory: StoreProbe, serve_live: ServeLive
 ) -> None:
     site = await serve_live(memory)
-    socket = await site.browser().open()
+    socket = await site.browser().connect()
 
     results = [await socket.reply(socket.send_call([0, "the same", "add", [number, 1]])) for number in range(3)]
 
@@ -1969,7 +1981,7 @@ async def test_a_result_that_cannot_be_sent_is_logged_and_told_as_internal_error
             return object()
 
     site = await serve_live(memory, Odd)
-    socket = await site.browser().open()
+    socket = await site.browser().connect()
     expect_log("odd gave a object, which cannot be sent", logger="sstream.rpc", count=1)
 
     error = await refused(socket.call("odd"))
@@ -2002,7 +2014,7 @@ async def test_a_handshake_from_another_origin_is_refused(
     memory.asked.clear()
 
     with pytest.raises(HTTPClientError) as told:
-        await browser.open(headers={"Origin": origin})
+        await browser.connect(headers={"Origin": origin})
 
     assert told.value.code == 403
     assert site.app.sockets == {}
@@ -2015,7 +2027,7 @@ async def test_https_of_the_same_host_is_another_origin_for_a_plain_websocket(
     site = await serve_live(memory)
 
     with pytest.raises(HTTPClientError) as told:
-        await site.browser().open(headers={"Origin": site.url.replace("http://", "https://")})
+        await site.browser().connect(headers={"Origin": site.url.replace("http://", "https://")})
 
     assert told.value.code == 403
 
@@ -2027,10 +2039,10 @@ async def test_a_handshake_that_the_browser_itself_calls_foreign_is_refused(
     site = await serve_live(memory)
 
     with pytest.raises(HTTPClientError) as told:
-        await site.browser().open(headers={"Sec-Fetch-Site": site_word})
+        await site.browser().connect(headers={"Sec-Fetch-Site": site_word})
 
     assert told.value.code == 403
-    assert await (await site.browser().open(headers={"Sec-Fetch-Site": "same-origin"})).call("add", 2, 3) == 5
+    assert await (await site.browser().connect(headers={"Sec-Fetch-Site": "same-origin"})).call("add", 2, 3) == 5
 
 
 async def test_trusted_origins_are_let_in_and_no_others(memory: StoreProbe) -> None:
@@ -2040,12 +2052,12 @@ async def test_trusted_origins_are_let_in_and_no_others(memory: StoreProbe) -> N
     async with serve(application) as site:
         browser = site.browser()
 
-        socket = await browser.open(headers={"Origin": friend, "Sec-Fetch-Site": "cross-site"})
+        socket = await browser.connect(headers={"Origin": friend, "Sec-Fetch-Site": "cross-site"})
 
         assert await socket.call("add", 2, 3) == 5
         for origin in (friend + ".evil.example", "http://friend.example", friend + ":8443", friend + "/"):
             with pytest.raises(HTTPClientError):
-                await browser.open(headers={"Origin": origin})
+                await browser.connect(headers={"Origin": origin})
 
 
 async def test_behind_a_proxy_that_speaks_https_the_sites_own_origin_is_https(
@@ -2056,15 +2068,15 @@ async def test_behind_a_proxy_that_speaks_https_the_sites_own_origin_is_https(
     origin = site.url.replace("http://", "https://")
     forwarded = {"Origin": origin, "X-Forwarded-Proto": "https"}
 
-    socket = await browser.open(headers=forwarded, trades=False)
+    socket = await browser.connect(headers=forwarded, trades=False)
     await socket.call("cart.add", "tea")
-    ticket, _ = await socket.event("sstream:ticket")
-    traded = await browser.trade(ticket, origin=origin, sec_fetch_site=None, x_forwarded_proto="https")
+    ticket, _ = await socket.receive("sstream:ticket")
+    traded = await browser.trade(ticket, headers={**forwarded, "Sec-Fetch-Site": None})
 
     assert traded.status == 204
     assert "; Secure;" in traded.cookies[0]
     with pytest.raises(HTTPClientError):
-        await browser.open(headers={"Origin": site.url, "X-Forwarded-Proto": "https"})
+        await browser.connect(headers={"Origin": site.url, "X-Forwarded-Proto": "https"})
 
 
 async def test_over_https_pages_sockets_and_tickets_work_and_the_cookie_is_secure_by_itself(
@@ -2075,11 +2087,11 @@ async def test_over_https_pages_sockets_and_tickets_work_and_the_cookie_is_secur
         browser, first = site.browser(), site.browser()
 
         page = await browser.get("/tea")
-        socket = await browser.open()
-        view = await socket.event("session")
+        socket = await browser.connect()
+        view = await socket.receive("session")
         await socket.call("account.login", "fred")
         login = await socket.traded()
-        fresh = await first.open()
+        fresh = await first.connect()
         await fresh.call("cart.add", "tea")
         introduced = await fresh.traded()
         await browser.get("/logout")
@@ -2094,7 +2106,7 @@ async def test_over_https_pages_sockets_and_tickets_work_and_the_cookie_is_secur
 async def test_a_program_without_an_origin_is_let_in(memory: StoreProbe, serve_live: ServeLive) -> None:
     site = await serve_live(memory)
 
-    socket = await site.browser().open(headers={"Origin": None})
+    socket = await site.browser().connect(headers={"Origin": None})
 
     assert await socket.call("add", 2, 3) == 5
 
@@ -2106,7 +2118,7 @@ async def test_a_subclass_may_let_other_origins_in(memory: StoreProbe, serve_liv
 
     site = await serve_live(memory, Open)
 
-    socket = await site.browser().open(headers={"Origin": "https://friend.example"})
+    socket = await site.browser().connect(headers={"Origin": "https://friend.example"})
 
     assert await socket.call("add", 2, 3) == 5
 
@@ -2116,23 +2128,23 @@ async def test_the_json_subprotocol_speaks_the_same_arrays_as_text(store: StoreP
     browser = site.browser()
     await browser.get("/tea")
 
-    socket = await browser.open(subprotocol=JSON)
+    socket = await browser.connect(subprotocol="sstream.v1.json")
 
-    assert socket.headers["Sec-WebSocket-Protocol"] == JSON
-    assert await socket.event("session") == [{"teas": 1}]
+    assert socket.headers["Sec-WebSocket-Protocol"] == "sstream.v1.json"
+    assert await socket.receive("session") == [{"teas": 1}]
     assert await socket.call("add", 2, 3) == 5
     assert await socket.call("cart.add", "tea") == {"tea": 2}
     await site.app.publish.all("news", {"tea": ["ä", 1.5, None]})
-    assert await socket.event("news") == [{"tea": ["ä", 1.5, None]}]
+    assert await socket.receive("news") == [{"tea": ["ä", 1.5, None]}]
     assert (await refused(socket.call("add", "x", 1))).code == -32602
     socket.send_raw("[0,1,")
-    assert (await socket.message())[2][0] == -32700
+    assert (await socket.receive_message())[2][0] == -32700
 
 
 async def test_without_a_subprotocol_it_is_messagepack(memory: StoreProbe, serve_live: ServeLive) -> None:
     site = await serve_live(memory)
 
-    socket = await site.browser().open(subprotocol=None)
+    socket = await site.browser().connect(subprotocol=None)
 
     assert "Sec-WebSocket-Protocol" not in socket.headers
     assert await socket.call("add", 2, 3) == 5
@@ -2154,7 +2166,7 @@ async def test_an_open_of_ones_own_gets_the_routes_arguments_and_the_session_whe
     browser = site.browser()
     await browser.get("/put?a=1")
 
-    heard = [await (await browser.open(path)).call("what_was_heard") for path in ("/plain/lobby", "/later/lobby")]
+    heard = [await (await browser.connect(path)).call("what_was_heard") for path in ("/plain/lobby", "/later/lobby")]
 
     assert heard == [[["lobby", {"a": "1"}]]] * 2
 
@@ -2168,9 +2180,9 @@ async def test_open_may_write_to_the_session_in_a_turn_of_its_own(store: StorePr
     site = await serve_live(store, Greeting)
     browser = site.browser()
 
-    first = await browser.open()
+    first = await browser.connect()
     assert (await first.traded()).status == 204
-    second = await browser.open()
+    second = await browser.connect()
 
     assert await second.call("cart.show") == {"opened": 2}
     assert await first.call("cart.show") == {"opened": 2}
@@ -2188,7 +2200,7 @@ async def test_calls_sent_while_open_still_waits_run_after_it_as_tornado_has_it(
             self.heard.append("opened")
 
     site = await serve_live(memory, Slow)
-    socket = await site.browser().open()
+    socket = await site.browser().connect()
 
     call = socket.ask("what_was_heard")
     go_on.set()
@@ -2214,7 +2226,7 @@ async def test_an_open_that_raises_is_logged_and_nothing_of_the_socket_is_left(
     expect_log("Uncaught exception", logger="tornado.application", count=2)
 
     for path in ("/ws", "/later"):
-        socket = await browser.open(path)
+        socket = await browser.connect(path)
         assert (await socket.closed()).code in {None, 1006, 1011}
 
     await eventually(lambda: not site.app.sockets, "the sockets are left")
@@ -2234,10 +2246,10 @@ async def test_a_prepare_that_refuses_the_handshake_leaves_nothing(store: StoreP
     await browser.get("/tea")
 
     with pytest.raises(HTTPClientError) as told:
-        await browser.open()
+        await browser.connect()
     left = (list(site.app.sockets), site.app.sessions.count_sockets(browser.sid or ""))
     await browser.get("/login?name=fred")
-    socket = await browser.open()
+    socket = await browser.connect()
 
     assert told.value.code == 401
     assert left == ([], 0)
@@ -2275,9 +2287,9 @@ async def test_a_client_that_leaves_during_the_handshake_leaves_nothing(
     await hold.wait()
 
     writer.transport.abort()
-    await browser.another_tab().get("/put?a=1")  # the server has read on since
+    await browser.copy().get("/put?a=1")  # the server has read on since
     hold.release()
-    later = await browser.open()
+    later = await browser.connect()
     await later.close()
 
     await eventually(lambda: not site.app.sockets, "the socket is left")
@@ -2291,7 +2303,7 @@ async def test_a_session_that_ends_during_the_handshake_ends_the_socket_or_leave
     browser = site.browser()
     await browser.get("/tea")
     hold = store.hold("get", "sess:", after=True)
-    opening = asyncio.ensure_future(browser.open())
+    opening = asyncio.ensure_future(browser.connect())
     await hold.wait()
 
     await site.app.sessions.end(browser.sid or "")
@@ -2310,16 +2322,16 @@ async def test_a_session_has_a_bounded_number_of_sockets(store: StoreProbe, serv
     browser, stranger = site.browser(), site.browser()
     await browser.get("/tea")
     await stranger.get("/tea")
-    first, second = await browser.open(), await browser.open()
+    first, second = await browser.connect(), await browser.connect()
 
-    third = await browser.open()
-    other = await stranger.open()
+    third = await browser.connect()
+    other = await stranger.connect()
 
     assert (await third.closed()).code == 4429
     assert [await socket.call("add", 1, 1) for socket in (first, second, other)] == [2, 2, 2]
     await first.close()
     await eventually(lambda: site.app.sessions.count_sockets(browser.sid or "") == 1, "the first is not gone")
-    assert await (await browser.open()).call("add", 1, 1) == 2
+    assert await (await browser.connect()).call("add", 1, 1) == 2
 
 
 @pytest.mark.parametrize(
@@ -2343,11 +2355,11 @@ async def test_odd_fields_that_somebody_else_stored_never_break_a_socket(
     expect_log("sstream|session|channel|user", required=False)
     browser = site.browser(**{"connect.sid": signed(SID)})
 
-    socket = await browser.open()
+    socket = await browser.connect()
 
     assert await socket.call("cart.add", "tea") == {"tea": 1}
     await site.app.publish.all("news")
-    assert await socket.event("news") == []
+    assert await socket.receive("news") == []
 
 
 async def test_a_corrupt_text_leaves_a_socket_anonymous_and_the_key_alone(
@@ -2358,7 +2370,7 @@ async def test_a_corrupt_text_leaves_a_socket_anonymous_and_the_key_alone(
     expect_log("cannot be read and is left alone", count=1)
     browser = site.browser(**{"connect.sid": signed(SID)})
 
-    socket = await browser.open()
+    socket = await browser.connect()
 
     assert await socket.call("cart.add", "tea") == {"tea": 1}
     assert (await socket.traded()).status == 204
@@ -2376,7 +2388,7 @@ async def test_on_close_runs_and_nothing_of_the_socket_is_left(store: StoreProbe
     site = await serve_live(store, Watching)
     browser = site.browser()
     await browser.get("/login?name=fred")
-    socket = await browser.open()
+    socket = await browser.connect()
     await socket.call("add", 1, 1)
     store.asked.clear()
 
@@ -2409,7 +2421,7 @@ async def test_a_call_in_flight_is_cancelled_when_its_socket_closes_and_stores_n
     site = await serve_live(store, Slow)
     browser = site.browser()
     await browser.get("/put?a=1")
-    socket = await browser.open()
+    socket = await browser.connect()
     slow = socket.ask("slow")
     await within(began.wait(), "the call did not begin")
 
@@ -2434,12 +2446,12 @@ async def test_a_plain_websocket_handler_may_use_the_session_too(store: StorePro
     site = await serve_live(store, Echo)
     browser = site.browser()
     await browser.get("/put?a=1")
-    socket = await browser.open(subprotocol=None)
+    socket = await browser.connect(subprotocol=None)
 
     socket.send_raw("tea")
-    said = await socket.event("said")
+    said = await socket.receive("said")
     await browser.get("/put?a=2")
-    changed = await socket.event_whole("changed")
+    changed = await socket.receive_event("changed")
     await browser.get("/logout")
 
     assert said == [{"a": "1", "said": "tea"}]
@@ -2490,7 +2502,7 @@ async def three(site: Site) -> tuple[Socket, Socket, Socket]:
     for name in ("fred", "fred", "anna"):
         browser = site.browser()
         await browser.get(f"/login?name={name}")
-        sockets.append(await browser.open())
+        sockets.append(await browser.connect())
     return sockets[0], sockets[1], sockets[2]
 
 
@@ -2499,7 +2511,7 @@ async def heard(site: Site, *sockets: Socket) -> list[list[str]]:
     await site.app.publish.all("marker")
     names = []
     for socket in sockets:
-        await socket.event("marker")
+        await socket.receive("marker")
         names.append([str(event[0]) for event in socket.events])
         socket.events.clear()
     return names
@@ -2508,7 +2520,7 @@ async def heard(site: Site, *sockets: Socket) -> list[list[str]]:
 async def test_events_reach_those_they_are_for_and_nobody_else(memory: StoreProbe, serve_live: ServeLive) -> None:
     site = await serve_live(memory, Talking)
     first, second, anna = await three(site)
-    anonymous = await site.browser().open()
+    anonymous = await site.browser().connect()
     everybody = (first, second, anna, anonymous)
     await first.call("join", "lobby", "tea")
     await anonymous.call("join", "lobby")
@@ -2533,19 +2545,19 @@ async def test_events_reach_those_they_are_for_and_nobody_else(memory: StoreProb
 
 async def test_events_carry_their_arguments_and_the_channels_name(memory: StoreProbe, serve_live: ServeLive) -> None:
     site = await serve_live(memory, Talking)
-    socket = await site.browser().open()
+    socket = await site.browser().connect()
     await socket.call("join", "lobby")
 
     await site.app.publish.all("news", {"tea": 1}, [1, 2.5, "ä", None, b"bytes"])
     await site.app.publish.channel("lobby", "said", "hello")
 
-    assert await socket.event_whole("news") == ["news", [{"tea": 1}, [1, 2.5, "ä", None, b"bytes"]]]
-    assert await socket.event_whole("said") == ["said", ["hello"], {"channel": "lobby"}]
+    assert await socket.receive_event("news") == ["news", [{"tea": 1}, [1, 2.5, "ä", None, b"bytes"]]]
+    assert await socket.receive_event("said") == ["said", ["hello"], {"channel": "lobby"}]
 
 
 async def test_a_socket_leaves_a_channel_and_hears_no_more_of_it(memory: StoreProbe, serve_live: ServeLive) -> None:
     site = await serve_live(memory, Talking)
-    socket = await site.browser().open()
+    socket = await site.browser().connect()
     await socket.call("join", "lobby", "tea")
 
     await socket.call("leave", "lobby")
@@ -2560,16 +2572,16 @@ async def test_a_sessions_channels_hold_for_all_its_sockets_and_for_later_ones(
     site = await serve_live(store, Talking)
     browser = site.browser()
     await browser.get("/put?a=1")
-    mine, other, stranger = await browser.open(), await browser.open(), await site.browser().open()
+    mine, other, stranger = await browser.connect(), await browser.connect(), await site.browser().connect()
 
     assert await mine.call("join_all", "lobby") == ["lobby"]
-    await other.event("changed")
-    later = await browser.open()
+    await other.receive("changed")
+    later = await browser.connect()
     await site.app.publish.channel("lobby", "joined")
     joined = await heard(site, mine, other, later, stranger)
     assert await other.call("leave_all", "lobby") == []
-    await mine.event("changed")
-    await later.event("changed")
+    await mine.receive("changed")
+    await later.receive("changed")
     await site.app.publish.channel("lobby", "left")
     left = await heard(site, mine, other, later, stranger)
 
@@ -2586,7 +2598,7 @@ async def test_logging_in_and_out_changes_whose_events_a_socket_hears(store: Sto
     site = await serve_live(store, Changing)
     browser = site.browser()
     await browser.get("/put?a=1")
-    socket = await browser.open()
+    socket = await browser.connect()
     names = []
 
     for name in ("fred", "anna", None):
@@ -2601,7 +2613,7 @@ async def test_logging_in_and_out_changes_whose_events_a_socket_hears(store: Sto
 
 async def test_an_anonymous_socket_hears_nothing_of_users(memory: StoreProbe, serve_live: ServeLive) -> None:
     site = await serve_live(memory, Talking)
-    socket = await site.browser().open()
+    socket = await site.browser().connect()
 
     for user in ("", "None", "null", "0", "anonymous"):
         if user:
@@ -2616,7 +2628,7 @@ async def test_a_subscription_to_an_illegal_channel_is_an_error_to_the_caller(
     memory: StoreProbe, serve_live: ServeLive, expect_log: Callable[..., Any]
 ) -> None:
     site = await serve_live(memory, Talking)
-    socket = await site.browser().open()
+    socket = await site.browser().connect()
     expect_log("join raised", logger="sstream.rpc", required=False)
 
     for name in ("", "*", "a b", "x" * 300, "\0", "{tag}"):
@@ -2630,7 +2642,7 @@ async def test_a_socket_is_subscribed_to_a_bounded_number_of_channels(
     memory: StoreProbe, serve_live: ServeLive
 ) -> None:
     site = await serve_live(memory, Talking, limits=Limits(channels=3))
-    socket = await site.browser().open()
+    socket = await site.browser().connect()
     await socket.call("join", "a", "b")
 
     error = await refused(socket.call("join", "c", "d"))
@@ -2654,7 +2666,7 @@ async def test_a_browser_subscribes_only_where_it_may(memory: StoreProbe, serve_
             return channel == "slow-yes"
 
     site = await serve_live(memory, ("/ws", Rooms), ("/closed", Live))
-    socket, closed = await site.browser().open(), await site.browser().open("/closed")
+    socket, closed = await site.browser().connect(), await site.browser().connect("/closed")
 
     replies = [await socket.call("sstream.subscribe", name) for name in ("open-a", "open-b", "slow-yes")]
     refusals = [(await refused(socket.call("sstream.subscribe", name))).code for name in ("secret", "slow-no")]
@@ -2675,7 +2687,7 @@ async def test_a_browser_cannot_reach_topics_that_are_no_channels(memory: StoreP
             return True
 
     site = await serve_live(memory, Open)
-    socket = await site.browser().open()
+    socket = await site.browser().connect()
 
     for name in ("all", "user:fred", "socket:1", "channel:x"):
         await socket.call("sstream.subscribe", name)
@@ -2695,7 +2707,7 @@ async def test_a_browser_publishes_only_where_it_may(memory: StoreProbe, serve_l
             return channel == "slow-yes"
 
     site = await serve_live(memory, ("/ws", Wall), ("/closed", Live))
-    socket, closed = await site.browser().open(), await site.browser().open("/closed")
+    socket, closed = await site.browser().connect(), await site.browser().connect("/closed")
     await socket.call("join", "wall", "slow-yes", "slow-no", "secret")
 
     for channel in ("wall", "slow-yes"):
@@ -2709,7 +2721,7 @@ async def test_a_browser_publishes_only_where_it_may(memory: StoreProbe, serve_l
         for rest in (("sstream:gap",), ("sstream:ticket", "x"), ("",), (), (7,))
     ]
 
-    assert [await socket.event_whole("said") for _ in range(2)] == [
+    assert [await socket.receive_event("said") for _ in range(2)] == [
         ["said", [{"tea": 1}, 2], {"channel": "wall"}],
         ["said", [{"tea": 1}, 2], {"channel": "slow-yes"}],
     ]
@@ -2737,13 +2749,13 @@ async def test_presence_lists_the_users_of_a_channel_to_those_who_are_in_it(
     for browser, name, color in ((fred, "fred", "red"), (anna, "anna", "blue")):
         await browser.get(f"/put?color={color}")
         await browser.get(f"/login?name={name}")
-    mine, twin, hers, guest = await fred.open(), await fred.open(), await anna.open(), await nobody.open()
+    mine, twin, hers, guest = await fred.connect(), await fred.connect(), await anna.connect(), await nobody.connect()
 
     early = await refused(mine.call("sstream.presence", "room"))
     for socket in (mine, twin, hers, guest):
         await socket.call("sstream.subscribe", "room")
     together = await guest.call("sstream.presence", "room")
-    joined = [await mine.event("joined") for _ in range(2)]
+    joined = [await mine.receive("joined") for _ in range(2)]
     await mine.close()
     with_the_twin = await guest.call("sstream.presence", "room")
 
@@ -2768,31 +2780,31 @@ async def test_a_channel_with_history_gives_a_browser_that_comes_back_what_it_mi
 
     site = await serve_live(memory, Room)
     browser = site.browser()
-    socket = await browser.open()
+    socket = await browser.connect()
     start = await socket.call("sstream.subscribe", "room")
     await site.app.publish.channel("room", "said", 1)
-    _, args, meta = await socket.event_whole("said")
+    _, args, meta = await socket.receive_event("said")
     await socket.close()
     await site.app.publish.channel("room", "said", 2)
     await site.app.publish.channel("room", "said", 3)
 
-    back = await browser.open()
+    back = await browser.connect()
     since = {"offset": meta["offset"], "epoch": meta["epoch"]}
     reply = await back.call("sstream.subscribe", "room", since)
-    missed = [await back.event("said"), await back.event("said")]
+    missed = [await back.receive("said"), await back.receive("said")]
     await site.app.publish.channel("room", "said", 4)
 
     assert (args, meta["channel"], start["epoch"]) == ([1], "room", meta["epoch"])
     assert (reply["recovered"], reply["offset"]) == (True, meta["offset"] + 2)
     assert missed == [[2], [3]]
-    assert await back.event("said") == [4]
+    assert await back.receive("said") == [4]
 
 
 async def test_a_sessions_channels_are_bounded_as_well(store: StoreProbe, serve_live: ServeLive) -> None:
     site = await serve_live(store, Talking, limits=Limits(channels=3))
     browser = site.browser()
     await browser.get("/put?a=1")
-    socket = await browser.open()
+    socket = await browser.connect()
     await socket.call("join_all", "a", "b")
 
     error = await refused(socket.call("join_all", "c", "d"))
@@ -2815,7 +2827,7 @@ async def test_the_server_calls_what_the_browser_exposes(memory: StoreProbe, ser
         return question.upper()
 
     site = await serve_live(memory, Asking)
-    socket = await site.browser().open()
+    socket = await site.browser().connect()
     socket.expose("answer", answer)
 
     result = await socket.call("ask_back", "tea?")
@@ -2839,9 +2851,9 @@ async def test_no_log_line_ever_holds_an_id_a_cookie_a_ticket_or_a_payload(
     with caplog.at_level("DEBUG"):
         await browser.get("/put?password=hunter2")
         secrets |= {browser.sid, browser.jar["connect.sid"]}
-        socket = await browser.open(trades=False)
+        socket = await browser.connect(trades=False)
         await socket.call("account.login", "fred")
-        ticket, _ = await socket.event("sstream:ticket")
+        ticket, _ = await socket.receive("sstream:ticket")
         for call in (
             socket.call("fail"),
             socket.call("spoil", "nan"),
@@ -2850,7 +2862,7 @@ async def test_no_log_line_ever_holds_an_id_a_cookie_a_ticket_or_a_payload(
         ):
             await refused(call)
         socket.send_raw(b"hunter2\xc1")
-        await socket.message()
+        await socket.receive_message()
         await browser.trade("forged-" + ticket)
         await browser.trade(ticket)
         secrets |= {ticket, browser.sid, browser.jar["connect.sid"]}
@@ -2908,19 +2920,19 @@ async def test_a_change_in_one_process_is_seen_by_sockets_of_the_other(two: tupl
     browser = here.browser()
     await browser.get("/tea")
     tab = beyond(browser, there)
-    socket = await tab.open()
-    assert await socket.event("session") == [{"teas": 1}]
+    socket = await tab.connect()
+    assert await socket.receive("session") == [{"teas": 1}]
 
     await browser.get("/tea")
-    by_page = await socket.event("session")
-    neighbour = await browser.open()
-    await neighbour.event("session")
+    by_page = await socket.receive("session")
+    neighbour = await browser.connect()
+    await neighbour.receive("session")
     await neighbour.call("cart.add", "tea")
-    by_call = await socket.event("session")
+    by_call = await socket.receive("session")
 
     assert [by_page, by_call] == [[{"teas": 2}], [{"teas": 3}]]
     assert await socket.call("cart.add", "tea") == {"tea": 4}
-    assert [await neighbour.event("session") for _ in range(2)] == [[{"teas": 3}], [{"teas": 4}]]
+    assert [await neighbour.receive("session") for _ in range(2)] == [[{"teas": 3}], [{"teas": 4}]]
     assert (await browser.get("/look")).json == {"cart": {"tea": 4}}
 
 
@@ -2929,12 +2941,12 @@ async def test_a_logout_in_one_process_closes_the_sockets_of_the_other(two: tupl
     browser = here.browser()
     await browser.get("/tea")
     tab = beyond(browser, there)
-    sockets = [await browser.open(), await tab.open(), await tab.open()]
+    sockets = [await browser.connect(), await tab.connect(), await tab.connect()]
 
     await browser.get("/logout")
 
     for socket in sockets:
-        assert await socket.event("ended") == ["destroyed"]
+        assert await socket.receive("ended") == ["destroyed"]
         assert await socket.closed() == ENDED
 
 
@@ -2944,7 +2956,7 @@ async def test_a_login_by_socket_takes_the_sockets_of_the_other_process_along(tw
     await browser.get("/tea")
     old = browser.sid
     tab = beyond(browser, there)
-    mine, other = await browser.open(), await tab.open()
+    mine, other = await browser.connect(), await tab.connect()
 
     await mine.call("account.login", "fred")
     traded = await mine.traded()
@@ -2952,7 +2964,7 @@ async def test_a_login_by_socket_takes_the_sockets_of_the_other_process_along(tw
     by_other = await other.call("cart.add", "tea")
     by_page = (await after.get("/tea")).json
     # What one process has stored reaches the other in a moment, and not before its next call.
-    while await mine.event("session") != [{"teas": 3}]:
+    while await mine.receive("session") != [{"teas": 3}]:
         pass
     by_mine = await mine.call("cart.add", "tea")
 
@@ -2966,9 +2978,9 @@ async def test_a_ticket_may_be_traded_at_the_other_process(two: tuple[Site, Site
     here, there = two
     browser = here.browser()
     await browser.get("/tea")
-    socket = await browser.open(trades=False)
+    socket = await browser.connect(trades=False)
     await socket.call("account.login", "fred")
-    ticket, _ = await socket.event("sstream:ticket")
+    ticket, _ = await socket.receive("sstream:ticket")
     tab = beyond(browser, there)
 
     traded = await tab.trade(ticket)
@@ -2985,7 +2997,7 @@ async def test_an_event_published_in_one_process_reaches_the_sockets_of_the_othe
     fred, anna = here.browser(), there.browser()
     await fred.get("/login?name=fred")
     await anna.get("/login?name=anna")
-    first, second = await fred.open(), await anna.open()
+    first, second = await fred.connect(), await anna.connect()
     for name, socket in (("fred", first), ("anna", second)):
         await until_it_listens(socket, name, first)
 
@@ -2996,11 +3008,11 @@ async def test_an_event_published_in_one_process_reaches_the_sockets_of_the_othe
     await first.call("say", "all", None, "marker")
 
     for socket in (first, second):
-        await socket.event("marker")
+        await socket.receive("marker")
     others = {"session", "are you there"}
     names = [[event[0] for event in socket.events if event[0] not in others] for socket in (first, second)]
     assert names == [["to fred", "to all"], ["to anna", "to one", "to all"]]
-    assert await second.event("to all") == ["args", 1]
+    assert await second.receive("to all") == ["args", 1]
 
 
 async def until_it_listens(socket: Socket, user: str, publisher: Socket) -> None:
@@ -3014,12 +3026,12 @@ async def test_end_all_in_one_process_ends_the_users_sockets_in_the_other(two: t
     fred_here, fred_there = here.browser(), there.browser()
     await fred_here.get("/login?name=fred")
     await fred_there.get("/login?name=fred")
-    mine, other = await fred_here.open(), await fred_there.open()
+    mine, other = await fred_here.connect(), await fred_there.connect()
 
     ended = await mine.call("account.end_others")
 
     assert ended == 1
-    assert await other.event("ended") == ["ended"]
+    assert await other.receive("ended") == ["ended"]
     assert await other.closed() == ENDED
     assert (await mine.call("cart.show"))["userId"] == "fred"
 
@@ -3029,7 +3041,7 @@ async def test_writes_from_both_processes_at_once_are_all_kept(two: tuple[Site, 
     browser = here.browser()
     await browser.get("/tea")
     twin = beyond(browser, there)
-    sockets = [await browser.open(), await twin.open()]
+    sockets = [await browser.connect(), await twin.connect()]
 
     await asyncio.gather(
         *(socket.call("put", f"socket-{place}-{turn}") for turn in range(15) for place, socket in enumerate(sockets)),

@@ -23,8 +23,7 @@ from sstream import (
     load_session,
     rpc,
 )
-
-from .support import Browser, Closed, Page, Site, Socket, SocketClosed, StoreProbe, eventually, serve
+from sstream.testing import Browser, Closed, Page, Site, Socket, SocketClosed, StoreProbe, eventually, serve
 
 SECRET = "a test's own secret"
 ENDED = Closed(4401, "session ended")
@@ -143,10 +142,10 @@ async def test_a_session_left_alone_expires_and_its_open_sockets_hear_so(
     browser = site.browser()
     await browser.get("/put")
     old = browser.sid
-    sockets = [await browser.open(), await browser.open()]
+    sockets = [await browser.connect(), await browser.connect()]
 
     for socket in sockets:
-        assert await socket.event("ended") == ["expired"]
+        assert await socket.receive("ended") == ["expired"]
         assert await socket.closed() == ENDED
 
     assert (await browser.get("/look")).json == {}
@@ -160,7 +159,7 @@ async def test_calls_of_a_socket_are_activity_and_the_clients_heartbeat_is_not(
     site = await serve_live(store, max_age=1)
     browser = site.browser()
     await browser.get("/put")
-    socket = await browser.open()
+    socket = await browser.connect()
     store.asked.clear()
     clock = asyncio.get_running_loop()
 
@@ -187,7 +186,7 @@ async def test_touches_of_a_socket_are_throttled(store: StoreProbe, serve_live: 
     site = await serve_live(store, max_age=14 * 86400)
     browser = site.browser()
     await browser.get("/put")
-    socket = await browser.open()
+    socket = await browser.connect()
     store.asked.clear()
 
     for _ in range(100):
@@ -201,7 +200,7 @@ async def test_a_touch_by_a_socket_gives_the_whole_idle_time_again(store: StoreP
     site = await serve_live(store, max_age=10)
     browser = site.browser()
     await browser.get("/put")
-    socket = await browser.open()
+    socket = await browser.connect()
     await store.store.touch(f"sess:{browser.sid}", 3)
 
     async def touched() -> bool:
@@ -213,7 +212,7 @@ async def test_a_touch_by_a_socket_gives_the_whole_idle_time_again(store: StoreP
 
 async def test_an_anonymous_sockets_calls_touch_nothing(store: StoreProbe, serve_live: ServeLive) -> None:
     site = await serve_live(store, max_age=1)
-    socket = await site.browser().open()
+    socket = await site.browser().connect()
     clock = asyncio.get_running_loop()
 
     until = clock.time() + 0.1
@@ -228,7 +227,7 @@ async def test_a_touch_that_meets_an_ended_session_revives_nothing(store: StoreP
     site = await serve_live(store, max_age=1)
     browser = site.browser()
     await browser.get("/put")
-    socket = await browser.open()
+    socket = await browser.connect()
     hold = store.hold("touch")
     call = asyncio.ensure_future(_call_until_closed(socket))
 
@@ -293,7 +292,7 @@ async def test_a_lifetime_given_by_a_socket_holds_and_the_next_page_brings_its_c
     site = await serve_live(store, max_age=100, rolling=True)
     browser = site.browser()
     await browser.get("/put")
-    socket = await browser.open()
+    socket = await browser.connect()
 
     await socket.call("keep", 5000)
     page = await browser.get("/look")
@@ -341,7 +340,7 @@ async def test_the_whole_life_is_bounded_whatever_the_activity(store: StoreProbe
     browser = site.browser()
     await browser.get("/put")
     old = browser.sid
-    socket = await browser.open()
+    socket = await browser.connect()
 
     async def ended() -> bool:
         await browser.get("/look")
@@ -349,7 +348,7 @@ async def test_the_whole_life_is_bounded_whatever_the_activity(store: StoreProbe
         return browser.sid != old
 
     assert await eventually(ended, "activity kept it alive")
-    assert await socket.event("ended") == ["expired"]
+    assert await socket.receive("ended") == ["expired"]
     assert await socket.closed() == ENDED
 
 
@@ -394,7 +393,7 @@ async def test_a_session_that_made_room_for_others_closes_its_sockets(
     site = await serve_live(store)
     browser = site.browser()
     await browser.get("/put")
-    socket = await browser.open()
+    socket = await browser.connect()
     expect_log("MemoryStore is full")
 
     for _ in range(3):
@@ -429,7 +428,7 @@ async def test_nothing_of_ours_lies_below_the_prefix_of_express_but_sessions(
     site = await serve_live(store)
     browser = site.browser()
     await browser.get("/put")
-    socket = await browser.open()
+    socket = await browser.connect()
     await browser.get("/login?name=fred")
     await socket.call("keep", 100)
     await site.browser().get("/login?name=anna")

@@ -33,8 +33,7 @@ from sstream import (
 )
 from sstream.pubsub import Publisher
 from sstream.session import express
-from sstream.testing import Process, RedisServer
-from tests.support import Browser, Closed, SocketClosed, eventually, serve
+from sstream.testing import Browser, Closed, Process, RedisServer, SocketClosed, eventually, serve
 
 Start = Callable[[], tuple[Process, Browser]]
 
@@ -113,9 +112,9 @@ def start(redis_url: str) -> Iterator[Start]:
 async def test_a_process_that_is_asked_to_end_answers_its_calls_and_exits_with_0(start: Start, redis_url: str) -> None:
     process, browser = start()
     await browser.get("/")
-    socket = await browser.open()
+    socket = await browser.connect()
     reply = socket.ask("until_draining")
-    await socket.event("begun")
+    await socket.receive("begun")
 
     process.send(signal.SIGTERM)
 
@@ -132,9 +131,9 @@ async def test_a_process_that_is_asked_to_end_answers_its_calls_and_exits_with_0
 
 async def test_a_process_that_is_asked_twice_ends_at_once(start: Start) -> None:
     process, browser = start()
-    socket = await browser.open()
+    socket = await browser.connect()
     reply = socket.ask("for_ever")
-    await socket.event("begun")
+    await socket.receive("begun")
     process.send(signal.SIGTERM)
     await asyncio.to_thread(process.wait_for, "^draining$")
 
@@ -150,7 +149,7 @@ async def test_a_process_without_file_descriptors_serves_who_is_there_and_takes_
     start: Start,
 ) -> None:
     process, browser = start()
-    socket = await browser.open()
+    socket = await browser.connect()
     assert await socket.call("add", 1, 2) == 3
     used = len(list(Path(f"/proc/{process.pid}/fd").iterdir()))
     room, hard = used + 3, resource.prlimit(process.pid, resource.RLIMIT_NOFILE)[1]
@@ -215,15 +214,15 @@ async def test_the_rights_that_are_told_are_enough_for_a_whole_application(need:
         )
         async with serve(app) as site, aioredis.Redis(port=server.port) as admin:
             browser = site.browser()
-            socket = await browser.open()
+            socket = await browser.connect()
             await socket.call("log_in")
             await socket.traded()
             await socket.call("sstream.subscribe", "lobby", {"offset": 0, "epoch": "none"})
             assert [present["user"] for present in await socket.call("sstream.presence", "lobby")] == ["ada"]
             assert await socket.call("count") == 1
             await socket.call("say")
-            await socket.event("said")
-            await socket.event("heard")
+            await socket.receive("said")
+            await socket.receive("heard")
             assert await app.can_serve()
             await socket.call("log_out")
             assert (await socket.closed()).code == 4401
@@ -309,11 +308,11 @@ async def test_a_draining_process_hears_what_browsers_answer_and_ends_streams() 
             await may_answer.wait()
             return "yes"
 
-        asking, following = await site.browser().open(), await site.browser().open()
+        asking, following = await site.browser().connect(), await site.browser().connect()
         asking.expose("confirm", confirm)
         answer, stream = asking.ask("ask"), following.ask("follow")
         following.send([5, 1, 10])
-        await following.message()
+        await following.receive_message()
         await asked.wait()
 
         draining = asyncio.create_task(app.drain())
@@ -370,7 +369,7 @@ async def test_a_socket_that_closes_while_it_is_being_subscribed_leaves_no_ghost
     async with serve(app) as site:
         browser = site.browser()
         await browser.get("/login")
-        socket = await browser.open()
+        socket = await browser.connect()
         socket.notify("join")
         await broker.reached.wait()
         await socket.close()

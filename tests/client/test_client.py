@@ -17,9 +17,8 @@ import pytest
 from sstream import Application, RPCError, RPCHandler, SessionOptions, load_session, rpc
 from sstream.limits import Limits
 from sstream.pubsub import ChannelOptions
-from sstream.testing import Process, npm_command
+from sstream.testing import Process, npm_command, serve
 from sstream.version import __version__
-from tests.support import serve
 
 CLIENT = Path(__file__).parents[2] / "sstream" / "client"
 HERE = Path(__file__).parent

@@ -16,7 +16,7 @@ from sstream.client import ClosedError, Socket, connect
 from sstream.client.events import Inbox
 from sstream.errors import CANCELLED, FORBIDDEN, INTERNAL_ERROR, INVALID_PARAMS, METHOD_NOT_FOUND, TIMEOUT, TOO_MANY
 from sstream.pubsub import ChannelOptions
-from tests.support import Site, StoreProbe, eventually, serve, within
+from sstream.testing import Site, StoreProbe, eventually, serve, within
 
 OPTIONS = SessionOptions(secret="a test's own secret")
 QUICK = (0.001, 0.01)

@@ -15,11 +15,20 @@ from tornado.httpclient import HTTPClientError
 
 from sstream import RPCError
 from sstream.errors import CANCELLED, CONFLICT, SESSION_GONE, UNAVAILABLE
-from sstream.testing import Fault as ProxyFault, FaultProxy, Process, RedisServer
+from sstream.testing import (
+    Browser,
+    CookieJar,
+    Fault as ProxyFault,
+    FaultProxy,
+    Page,
+    Process,
+    RedisServer,
+    Socket,
+    SocketClosed,
+)
 from tests.consistency import schedule as steps
 from tests.consistency.model import Model, Outcome, Record, Violation
 from tests.consistency.schedule import PROCESSES, SLOTS, USERS, Schedule
-from tests.support import Browser, CookieJar, Page, Socket, SocketClosed
 
 __all__ = ["House", "Play"]
 
@@ -120,7 +129,10 @@ class _Tab(Browser):
         self._visitor = visitor
         self._process = process
 
-    async def trade(self, *arguments: Any, **headers: str | None) -> Page:
+    async def settle(self) -> None:
+        """Wait for no ticket: its trade may fall together with whatever comes next."""
+
+    async def trade(self, *arguments: Any, **options: Any) -> Page:
         match self._play.schedule.trades:
             case "never":
                 return Page(0, msgspec.UNSET, b"")  # type: ignore[arg-type]  # nobody looks at it
@@ -128,7 +140,7 @@ class _Tab(Browser):
                 tab = self._visitor.tabs[1 - self._process]
             case _:
                 tab = self
-        return await self._play.trade(self._visitor, tab, super(_Tab, tab).trade(*arguments, **headers))
+        return await self._play.trade(self._visitor, tab, super(_Tab, tab).trade(*arguments, **options))
 
 
 class Connection:
@@ -326,7 +338,7 @@ class Play:
             "open", self._now(), visitor=visitor.number, process=process, connection=number, shown=tab.sid
         )
         try:
-            socket = await tab.open()
+            socket = await tab.connect()
         except HTTPClientError as error:
             raise Violation(f"{record}: the handshake was answered {error}") from error
         record.end, record.outcome = self._now(), Outcome.DONE

@@ -9,8 +9,7 @@ import redis
 from tornado.web import RequestHandler
 
 from sstream import Application, SessionMixin, SessionOptions
-from sstream.testing import Process
-from tests.support import Browser, Page, serve
+from sstream.testing import Browser, Page, Process, serve
 
 SERVER = Path(__file__).with_name("server.mjs")
 

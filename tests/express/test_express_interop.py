@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from sstream.session import express
-from tests.support import eventually
+from sstream.testing import eventually
 
 from .conftest import MONTH, OPTIONS, SECRET, Visitor
 

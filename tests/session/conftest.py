@@ -9,7 +9,7 @@ from sstream.session.options import SessionOptions
 from sstream.session.redis import RedisStore
 from sstream.session.sessions import Sessions
 from sstream.session.store import MemoryStore
-from tests.support import StoreProbe, eventually
+from sstream.testing import StoreProbe, eventually
 
 pytest.register_assert_rewrite("tests.session.contract")
 

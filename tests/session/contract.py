@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from sstream import StoreError
-from tests.support import eventually
+from sstream.testing import eventually
 
 KEY = "sess:AbC-dEf_0123"
 MARKER = "sess:marker"

@@ -10,8 +10,7 @@ from redis.asyncio.connection import parse_url
 from sstream.errors import SessionGone, StoreError
 from sstream.session.connection import ConnectionSession
 from sstream.session.redis import RedisStore
-from sstream.testing import Fault, FaultProxy
-from tests.support import StoreProbe, eventually
+from sstream.testing import Fault, FaultProxy, StoreProbe, eventually
 
 
 async def use(socket, key, value) -> None:

@@ -8,7 +8,7 @@ from sstream.errors import StoreError
 from sstream.session import records as records_module
 from sstream.session.options import SessionOptions
 from sstream.session.records import Fate, Records, Ticket
-from tests.support import StoreProbe
+from sstream.testing import StoreProbe
 
 SID, NEW = "AbC-dEf_0123", "XyZ-dEf_0123"
 

@@ -12,8 +12,7 @@ import redis
 import redis.asyncio as aioredis
 
 from sstream import ConfigurationError, RedisStore, SessionStore, StoreError
-from sstream.testing import Fault, FaultProxy, RedisServer
-from tests.support import eventually
+from sstream.testing import Fault, FaultProxy, RedisServer, eventually
 
 from .contract import KEY, StoreContract, listen
 

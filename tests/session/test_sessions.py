@@ -10,7 +10,7 @@ from sstream.errors import ConfigurationError, SessionError, SessionGone, StoreE
 from sstream.session import cookie
 from sstream.session.options import SessionOptions
 from sstream.session.sessions import Sessions
-from tests.support import StoreProbe, eventually
+from sstream.testing import StoreProbe, eventually
 
 SID = "AbC-dEf_0123"
 DAY = 86400

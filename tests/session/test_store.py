@@ -8,7 +8,7 @@ import pytest
 
 from sstream.errors import ConfigurationError
 from sstream.session.store import MemoryStore, SessionStore
-from tests.support import eventually
+from sstream.testing import eventually
 
 from .contract import KEY, StoreContract, listen
 

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager, suppress
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from sstream.errors import SessionError, SessionGone, StoreError
 from sstream.session.copies import Copy
@@ -13,6 +13,9 @@ from sstream.session.session import Session
 from sstream.session.sessions import Sessions
 
 __all__ = ["ConnectionSession", "SessionListener", "Turn"]
+
+_FIRST_PAUSE: Final = 0.1  # seconds between two attempts at a store that is away, doubled up to the last
+_LAST_PAUSE: Final = 2.0
 
 
 class SessionListener(Protocol):
@@ -46,8 +49,8 @@ class ConnectionSession:
         "_holder",
         "_is_https",
         "_listener",
-        "_opener",
         "_sessions",
+        "_task",
         "_turns",
         "_waiting",
         "current",
@@ -62,7 +65,7 @@ class ConnectionSession:
         self._turns = 0
         self._holder: asyncio.Task[Any] | None = None  # who has the turn, if it may wait in it
         self._waiting: deque[asyncio.Future[None]] = deque()
-        self._opener: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[None] | None = None  # what is tried again until the store answers
         self._copy: Copy | None = None  # the process' own, of the current session, once `now` has looked it up
         self._ended = False
         self._closed = False
@@ -91,7 +94,7 @@ class ConnectionSession:
         try:
             await self._load(sid)
         except StoreError:
-            self._opener = asyncio.get_running_loop().create_task(self._keep_loading(sid))
+            self._task = asyncio.get_running_loop().create_task(self._keep_loading(sid))
 
     async def _load(self, sid: str | None) -> None:
         session = await self._sessions.open(self, sid) if sid is not None else None
@@ -104,13 +107,13 @@ class ConnectionSession:
             self._sessions.detach(self)  # the client left while the store was asked
 
     async def _keep_loading(self, sid: str | None) -> None:
-        delay = 0.1
+        delay = _FIRST_PAUSE
         while True:
             await asyncio.sleep(delay)
             try:
                 await self._load(sid)
             except StoreError:
-                delay = min(delay * 2, 2.0)
+                delay = min(delay * 2, _LAST_PAUSE)
             else:
                 self._listener.session_changed(frozenset(self.session))
                 return
@@ -132,8 +135,8 @@ class ConnectionSession:
     def close(self) -> None:
         """Let go; nothing is stored."""
         self._ended = self._closed = True
-        if self._opener is not None:
-            self._opener.cancel()
+        if self._task is not None:
+            self._task.cancel()
         if self.current is not None:
             self._sessions.detach(self)
 
@@ -199,8 +202,6 @@ class ConnectionSession:
                 raise SessionGone("this session was ended")
             session = self.session
             if not session.is_new:
-                if not session.is_in_browser:
-                    await self._introduce(session)  # the store did not answer when it was first tried
                 await self._sessions.refresh(session)
             return session
         except BaseException:
@@ -212,19 +213,20 @@ class ConnectionSession:
         try:
             if not succeeded:
                 session.rollback()
-                return
-            if session.is_modified():
+            elif session.is_modified():
                 try:
                     await session.save()
                 except BaseException:
                     session.rollback()
                     raise
-            if not (session.is_new or session.is_in_browser or session.is_gone):
-                # What the call has changed is stored, so this is no reason for it to fail: the next turn tries again.
+            if succeeded and self._lacks_cookie(session):
+                # What the call has changed is stored, so this is no reason for it to fail.
                 with suppress(StoreError):
                     await self._introduce(session)
         finally:
             self._end_turn()
+            if self._lacks_cookie(session) and (self._task is None or self._task.done()):
+                self._task = asyncio.get_running_loop().create_task(self._keep_introducing(session))
 
     async def _wait_turn(self) -> None:
         self._turns += 1
@@ -254,12 +256,24 @@ class ConnectionSession:
         if self.current is not None and not self._turns:
             self._sessions.catch_up(self.current)  # what others changed meanwhile
 
+    def _lacks_cookie(self, session: Session) -> bool:
+        """Was it first stored on this socket, so that no browser knows it yet?"""
+        return not (session.is_new or session.is_in_browser or session.is_gone or self._closed)
+
     async def _introduce(self, session: Session) -> None:
         """Bring the cookie of a session that was first stored on this socket to the browser."""
-        await self._sessions.attach(self, session)
         ticket = await self._sessions.introduce(session)
         session.is_in_browser = True
         self._listener.session_offered(ticket)
+
+    async def _keep_introducing(self, session: Session) -> None:
+        delay = _FIRST_PAUSE
+        while self._lacks_cookie(session):
+            try:
+                await self._introduce(session)
+            except StoreError:
+                await asyncio.sleep(delay)
+                delay = min(delay * 2, _LAST_PAUSE)
 
     # --- what the registry tells --------------------------------------------------------------------------------------
 
@@ -273,6 +287,8 @@ class ConnectionSession:
         self._listener.session_changed(keys)
 
     def session_saved(self, keys: frozenset[str]) -> Awaitable[None] | None:
+        if not self._closed:
+            self._sessions.attach(self, self.session)
         return self._listener.session_saved(keys)
 
     def session_moved(self, sid: str) -> None:

@@ -110,6 +110,20 @@ class Copies:
             copy.joining -= 1
             self._drop_unused(copy)
 
+    def adopt(self, socket: SessionSocket, session: Session) -> None:
+        """Let ``socket`` hear from now on of a session that it has stored itself.
+
+        Nothing is asked before: should the store go away now, the socket still hears of the session's end. What came
+        between the write and now was reported to nobody, so the session is read once more.
+        """
+        copy = self._copies.setdefault(session.id, Copy(session.id))
+        if socket in copy.sockets:
+            return
+        if copy.text is None:
+            copy.text, copy.parts = session.snapshot()
+        copy.sockets.add(socket)
+        self._mark_stale(copy)
+
     def leave(self, socket: SessionSocket, sid: str) -> None:
         """Forget ``socket``."""
         copy = self._copies.get(sid)

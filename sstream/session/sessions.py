@@ -204,13 +204,9 @@ class Sessions:
                 self._copies.leave(socket, sid)
         return session if is_admitted else None
 
-    async def attach(self, socket: SessionSocket, session: Session) -> None:
-        """Keep the copy of a ``session`` coherent that was first stored on ``socket``."""
-        if await self._copies.join(socket, session.id) is None:
-            session.mark_gone()
-            raise SessionGone("this session was ended in the meantime")
-        session.owner = socket
-        self._copies.catch_up(session)
+    def attach(self, socket: SessionSocket, session: Session) -> None:
+        """Keep the copy of a ``session`` coherent that was first stored on ``socket``; once is enough."""
+        self._copies.adopt(socket, session)
 
     def detach(self, socket: SessionSocket) -> None:
         """Forget ``socket``; nothing is stored."""

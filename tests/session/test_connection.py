@@ -811,6 +811,66 @@ async def test_a_session_that_began_on_a_socket_is_coherent_too(here, there, ope
     await eventually(lambda: socket.ended == ["ended"], "the socket has not heard of the end")
 
 
+async def store_goes_away_before_the_ticket(here, work) -> None:
+    hold = here.store.hold("swap", "sstream:ticket:")
+    task = asyncio.create_task(work)
+    await hold.reached.wait()
+    here.store.fail("swap")
+    hold.release()
+    await task
+
+
+async def test_a_first_write_whose_ticket_cannot_be_stored_offers_it_when_the_store_is_back(here, there, open_socket):
+    socket = await open_socket(here)
+
+    await store_goes_away_before_the_ticket(here, use(socket, "a", 1))
+    offered = list(socket.offered)
+    here.store.heal()
+
+    assert offered == []
+    await eventually(lambda: len(socket.offered) == 1, "no ticket was offered")
+    assert (await there.trade(socket.offered[0], None))["a"] == 1
+
+
+async def test_a_socket_whose_ticket_cannot_be_stored_hears_of_the_end(here, there, open_socket):
+    socket = await open_socket(here)
+    await store_goes_away_before_the_ticket(here, use(socket, "a", 1))
+
+    await there.end(socket.session.id)
+
+    await eventually(lambda: socket.ended == ["ended"], "the socket has not heard of the end")
+
+
+async def test_a_socket_whose_login_fails_behind_the_write_hears_of_the_end(here, there, open_socket):
+    socket = await open_socket(here)
+    hold = here.store.hold("swap", "sstream:user:")
+
+    async def log_in() -> None:
+        async with socket.turn() as session:
+            await session.set_user_id("fred")
+
+    task = asyncio.create_task(log_in())
+    await hold.reached.wait()
+    here.store.fail("swap")
+    hold.release()
+    with pytest.raises(StoreError):
+        await task
+    await there.end(socket.session.id)
+
+    await eventually(lambda: socket.ended == ["ended"], "the socket has not heard of the end")
+
+
+async def test_a_first_write_after_the_socket_was_closed_leaves_nothing(here, open_socket):
+    socket = await open_socket(here)
+
+    async with socket.turn() as session:
+        session["a"] = 1
+        socket.connection.close()
+
+    assert here.count_sockets(socket.session.id) == 0
+    assert socket.offered == []
+
+
 async def test_a_first_write_that_fails_offers_nothing(here, open_socket):
     socket = await open_socket(here)
     here.store.fail("swap")

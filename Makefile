@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 PYTHONS := $(or $(PYTHON),python3 python3.13 python3.12 python3.11)
 ARGS ?=
 
+# Much of the tests' time is waiting, so three processes share them, file by file.
+all_tests := --numprocesses=3 --dist=loadfile
+
 # Looked at only when something has to be installed.
 uv = $(shell command -v uv)
 fit = import sys; sys.exit(sys.version_info < (3, 11))
@@ -33,7 +36,7 @@ demo: $(VENV)/.made ## the Teahouse on this machine: Redis, the server, the Expr
 	@$(BIN)/python -m demo $(ARGS)
 
 test: $(VENV)/.dev demo/express/node_modules/.made sstream/client/node_modules/.made build/autobahn/.made ## all tests; ARGS="tests/rpc -k cancel" picks some
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest $(or $(ARGS),$(all_tests))
 
 lint: $(VENV)/.dev ## formatting, style and types, looked at and not changed
 	@status=0; $(BIN)/ruff format --check --quiet . || status=1; $(BIN)/ruff check --quiet . || status=1; \

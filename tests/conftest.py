@@ -296,8 +296,12 @@ def chromium(need: Callable[..., Any]) -> Path:
 
 @pytest.fixture(scope="session")
 def redis_server(need: Callable[..., Any]) -> Iterator[str]:
-    """The URL of a Redis server that all tests share: SSTREAM_REDIS_URL, else one started for them."""
-    if url := os.environ.get("SSTREAM_REDIS_URL"):
+    """The URL of a Redis server that all tests of this process share: SSTREAM_REDIS_URL, else one started for them.
+
+    Of several processes that share the tests, the first takes SSTREAM_REDIS_URL: events know no databases.
+    """
+    is_first = os.environ.get("PYTEST_XDIST_WORKER", "gw0") == "gw0"
+    if is_first and (url := os.environ.get("SSTREAM_REDIS_URL")):
         yield url
         return
     server = need(RedisServer)

@@ -25,6 +25,7 @@ from tornado.web import HTTPError
 from tornado.websocket import WebSocketHandler
 
 from sstream import settings as outside
+from sstream.counters import Counters
 from sstream.errors import ConfigurationError, SessionGone, StoreError
 from sstream.handlers import RPCHandler, SessionMixin, is_origin, is_same_origin
 from sstream.limits import Limits
@@ -123,12 +124,14 @@ class Application(tornado.web.Application):
         self.broker = _make_broker(
             chosen["broker"] if chosen["broker"] is not None else chosen["redis"], clock or time.monotonic
         )
+        self.counters = Counters()
         self.sessions = Sessions(
             self.store,
             options,
             deadline=self.limits.store_deadline,
             max_channels=self.limits.channels,
             clock=clock or time.time,
+            counts=self.counters.sessions,
         )
         self.hub = Hub(self.broker, channel_options=self.channel_options)
         self.presence = Presence(self.broker, self.hub)
@@ -230,6 +233,9 @@ class Application(tornado.web.Application):
 
     def log_request(self, handler: tornado.web.RequestHandler) -> None:
         self._requests.discard(handler.request)
+        pages, status = self.counters.pages, handler.get_status()
+        pages[status] = pages.get(status, 0) + 1
+        self.counters.page_times.observe(handler.request.request_time())
         super().log_request(handler)
 
     # --- its life -----------------------------------------------------------------------------------------------------

@@ -584,7 +584,9 @@ class RPCHandler(SessionMixin, WebSocketHandler):
             connection.send,
             pause=connection.pause_reading,
             resume=connection.resume_reading,
+            counts=application.counters.calls,
         )
+        application.counters.sockets.opened += 1
         application.sockets[self.id] = self
         self._bind_session()
         application.hub.join(self, ALL, socket_topic(self.id))
@@ -635,6 +637,7 @@ class RPCHandler(SessionMixin, WebSocketHandler):
             self.application.presence.drop(self)
             self.application.hub.drop(self)
             self.application.sockets.pop(self.id, None)
+            self.application.counters.sockets.close(self.close_code)
         super().on_connection_close()
 
     # --- events -------------------------------------------------------------------------------------------------------

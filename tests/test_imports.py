@@ -14,6 +14,7 @@ PACKAGE = ROOT / "sstream"
 FLOORS = {
     "options": -1,
     "errors": -1,
+    "counters": 0,
     "limits": 0,
     "listening": 0,
     "version": 0,

@@ -72,6 +72,11 @@ class FanOut:
         self._room.set()
 
     @property
+    def waiting(self) -> int:
+        """Messages that wait for their slices."""
+        return self._waiting
+
+    @property
     def full(self) -> bool:
         return self._waiting >= HIGH_WATER
 

@@ -177,6 +177,11 @@ class Hub:
         return () if entry is None else tuple(entry.members)
 
     @property
+    def waiting(self) -> int:
+        """Events that wait to be handed to their sockets."""
+        return self._fan_out.waiting
+
+    @property
     def topics(self) -> Collection[str]:
         """The topics that any socket of this process is bound to."""
         return self._topics.keys()

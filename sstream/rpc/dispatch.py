@@ -16,11 +16,13 @@ import sys
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager
+from time import perf_counter
 from typing import Any, Final, Protocol
 
 import msgspec
 from msgspec import Raw
 
+from sstream.counters import CallCounts, MethodCounts
 from sstream.errors import (
     CANCELLED,
     INTERNAL_ERROR,
@@ -52,7 +54,7 @@ from sstream.rpc.codec import (
     ReplyMessage,
 )
 from sstream.rpc.middleware import Request
-from sstream.rpc.registry import CHAIN, COROUTINE, PLAIN, SESSION, Entry, Registry
+from sstream.rpc.registry import COROUTINE, PLAIN, SESSION, Entry, Registry
 from sstream.rpc.runner import Deadlines, Pool, Runner
 
 __all__ = ["Calls", "Handler", "drain_detached", "traceparent"]
@@ -66,6 +68,9 @@ traceparent: contextvars.ContextVar[str | None] = contextvars.ContextVar("tracep
 _TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 # Items of a stream that a client may ask for ahead.
 _MOST_CREDIT: Final = 65536
+
+# What a call may end with that is no mistake of its method's.
+_EXPECTED: Final = (asyncio.CancelledError, RPCError, SessionGone, StoreError, BrokerError)
 
 # Calls that outlived their sockets: nobody else holds them.
 _detached: set["_Call"] = set()
@@ -101,6 +106,7 @@ class _Call(msgspec.Struct, eq=False, weakref=True):
     entry: Entry
     id: int | str | None
     timeout: float | None
+    began: float = 0.0
     answered: bool = False
     credit: int = 0
     wanted: asyncio.Future[None] | None = None  # there while the stream waits for credit
@@ -110,8 +116,8 @@ class _Call(msgspec.Struct, eq=False, weakref=True):
 
     def returned(self, result: Any) -> None:
         try:
-            if not self.answered:
-                self.calls._reply(self.id, self.entry, result)
+            if not self.answered and self.calls._reply(self.id, self.entry, result):
+                self.entry.later += 1
         finally:
             self.calls._ended(self)
 
@@ -119,9 +125,9 @@ class _Call(msgspec.Struct, eq=False, weakref=True):
         try:
             if not self.answered:
                 self.calls._failed(self.id, self.entry, error)
-            elif not isinstance(error, asyncio.CancelledError | RPCError):
+            elif not isinstance(error, _EXPECTED):
                 # Answered at its deadline, or its socket is gone: what went wrong since then is only for the log.
-                self.calls._failed(None, self.entry, error)
+                self.calls._log_failure(self.entry, error)
         finally:
             self.calls._ended(self)
 
@@ -154,6 +160,7 @@ class Calls:
         pause: Stops reading from the socket, if given: too many calls are in flight. What was read already may
             still be handed to ``receive``.
         resume: Reads on. Both may be called when that is how things are already.
+        counts: Where the calls are counted.
 
     Without ``pause`` calls past the bound are refused with 4029.
     """
@@ -182,6 +189,7 @@ class Calls:
         "_resume",
         "_send",
         "_targets",
+        "_unknown",
     )
 
     def __init__(
@@ -194,11 +202,14 @@ class Calls:
         *,
         pause: Callable[[], object] | None = None,
         resume: Callable[[], object] | None = None,
+        counts: CallCounts | None = None,
     ) -> None:
         self._handler = handler
         self._codec = codec
         self._bounds = Bounds.of(limits.depth, limits.message_size)
-        table = registry.table(codec, self._bounds, limits.call_timeout)
+        counts = registry.counts if counts is None else counts
+        self._unknown = counts.unknown
+        table = registry.table(codec, self._bounds, limits.call_timeout, counts)
         self._entries = table.entries
         self._decode = table.decode_call
         self._encode = codec.encode
@@ -240,18 +251,15 @@ class Calls:
             return
         entry = self._entries[name]
         kind = entry.kind
-        if (
-            kind == CHAIN
-            or len(payload) > SMALL
-            or call_id in self._by_id
-            or (kind and len(self._flight) >= self._most)
-        ):
+        # 1 where this call is to be timed, and always for a CHAIN.
+        left = entry.left
+        if left == 1 or len(payload) > SMALL or call_id in self._by_id or (kind and len(self._flight) >= self._most):
             self._call(payload, entry, call_id, name, params, None)
             return
         try:
             arguments = entry.decode(params)
         except DECODE_ERRORS as error:
-            self._refuse(call_id, INVALID_PARAMS, entry.method.explain(error))
+            self._refuse(entry, call_id, INVALID_PARAMS, entry.method.explain(error))
             return
         try:
             target = self._handler if entry.owner is None else self._target(entry.owner)
@@ -273,6 +281,7 @@ class Calls:
         except ENCODE_ERRORS as error:
             self._cannot_encode(call_id, entry, result, error)
             return
+        entry.left = left - 1
         self._send(reply)
 
     def close(self) -> None:
@@ -351,6 +360,7 @@ class Calls:
         try:
             message = self._codec.decode(payload)
         except BadMessage as error:
+            self._unknown.fail(error.code, self._handler.id)
             self._send(self._encode((1, error.id, (error.code, error.message, None), None)))
             return
         match message:
@@ -397,20 +407,20 @@ class Calls:
         meta: Meta | None,
     ) -> None:
         if entry is None:
-            self._refuse(call_id, METHOD_NOT_FOUND, f"method not found: {name[:100]}")
+            self._refuse(self._unknown, call_id, METHOD_NOT_FOUND, f"method not found: {name[:100]}")
             return
         if call_id is None and entry.is_stream:
             return  # nobody could ask for its items
         if call_id in self._by_id:
-            self._refuse(call_id, INVALID_REQUEST, "invalid request: a call with this id is in flight")
+            self._refuse(entry, call_id, INVALID_REQUEST, "invalid request: a call with this id is in flight")
             return
         if entry.kind and len(self._flight) >= self._most:
-            self._hold(payload, call_id)
+            self._hold(payload, entry, call_id)
             return
         timeout = entry.timeout
         if meta is not None and meta.timeout is not None:
             if not 0 < meta.timeout < math.inf:
-                self._refuse(call_id, INVALID_REQUEST, "invalid request: timeout must be more than 0 seconds")
+                self._refuse(entry, call_id, INVALID_REQUEST, "invalid request: timeout must be more than 0 seconds")
                 return
             timeout = meta.timeout if timeout is None else min(timeout, meta.timeout)
         try:
@@ -418,7 +428,7 @@ class Calls:
                 self._codec.check_count(bytes(params), self._bounds)
             arguments = entry.decode(params)
         except DECODE_ERRORS as error:
-            self._refuse(call_id, INVALID_PARAMS, entry.method.explain(error))
+            self._refuse(entry, call_id, INVALID_PARAMS, entry.method.explain(error))
             return
         trace = meta.traceparent if meta is not None else None
         if trace is None or not _TRACEPARENT.fullmatch(trace):
@@ -434,6 +444,9 @@ class Calls:
         self, entry: Entry, call_id: int | str | None, arguments: Any, timeout: float | None, meta: Meta | None
     ) -> None:
         call = _Call(self, entry, call_id, timeout)
+        left = entry.left
+        if left == 1:
+            call.began = perf_counter()
         try:
             target = self._handler if entry.owner is None else self._target(entry.owner)
             if entry.kind == PLAIN:
@@ -451,8 +464,11 @@ class Calls:
             return
         if type(result) is Runner:
             self._keep(call, result)
-        else:
-            self._reply(call_id, entry, result)
+        elif self._reply(call_id, entry, result):
+            if left > 1:
+                entry.left = left - 1
+            else:
+                entry.timed(call.began, self._handler.id)
 
     def _run_with_session(
         self, entry: Entry, call_id: int | str | None, target: Any, arguments: Any, meta: Meta | None
@@ -480,6 +496,8 @@ class Calls:
     def _keep(self, call: "_Call", runner: Runner) -> None:
         runner.job = call
         call.task = runner.task
+        if not call.began:
+            call.began = perf_counter()
         self._flight[call] = None
         if self._is_closed:
             # By its own first step.
@@ -500,6 +518,7 @@ class Calls:
     def _ended(self, call: "_Call") -> None:
         del self._flight[call]
         self._forget(call)
+        call.entry.waited(call.began, self._handler.id)
         if call.deadlines is not None:
             call.deadlines.discard(call)
         if call.timer is not None:
@@ -519,27 +538,29 @@ class Calls:
     def _cut(self, call: "_Call", code: int, message: str) -> None:
         """Answer a call before its end, and cancel it: how long it takes to notice is its own affair."""
         if not call.answered:
-            self._refuse(call.id, code, message)
+            self._refuse(call.entry, call.id, code, message)
             call.answered = True
             self._forget(call)
         assert call.task is not None
         call.task.cancel()
 
     def _cut_off(self, call: "_Call") -> None:
-        call.answered = True
+        if not call.answered:
+            call.entry.fail(CANCELLED, self._handler.id)
+            call.answered = True
         if call.entry.detached:
             _detached.add(call)
         else:
             assert call.task is not None
             call.task.cancel()
 
-    def _hold(self, payload: bytes | str, call_id: int | str | None) -> None:
+    def _hold(self, payload: bytes | str, entry: Entry, call_id: int | str | None) -> None:
         if self._is_winding_down:
-            self._refuse(call_id, UNAVAILABLE, "going away")
+            self._refuse(entry, call_id, UNAVAILABLE, "going away")
             return
         # A call that waits for the client would wait for ever if what the client says remained unread.
         if self._pause is None or self._on_client:
-            self._refuse(call_id, TOO_MANY, f"too many calls in flight: at most {self._most}")
+            self._refuse(entry, call_id, TOO_MANY, f"too many calls in flight: at most {self._most}")
             return
         self._held = [payload]
         self._is_deaf = True
@@ -591,45 +612,54 @@ class Calls:
             target = self._targets[owner] = owner(self._handler)
         return target
 
-    def _reply(self, call_id: int | str | None, entry: Entry, result: Any) -> None:
+    def _reply(self, call_id: int | str | None, entry: Entry, result: Any) -> bool:
+        """Send a result, if anybody wants it; false if it could not be sent, and the caller has heard so."""
         if call_id is None:
-            return
+            return True
         try:
             reply = self._encode((1, call_id, None, result))
         except ENCODE_ERRORS as error:
             self._cannot_encode(call_id, entry, result, error)
-            return
+            return False
         self._send(reply)
+        return True
 
-    def _refuse(self, call_id: int | str | None, code: int, message: str, data: Any = None) -> None:
-        if call_id is not None:
-            self._send(self._encode((1, call_id, (code, message, data), None)))
+    def _refuse(
+        self, counts: MethodCounts, call_id: int | str | None, code: int, message: str, data: Any = None
+    ) -> None:
+        reply = None if call_id is None else self._encode((1, call_id, (code, message, data), None))
+        counts.fail(code, self._handler.id)
+        if reply is not None:
+            self._send(reply)
 
     def _cannot_encode(self, call_id: int | str | None, entry: Entry, result: Any, error: Exception) -> None:
         if inspect.iscoroutine(result):
             result.close()
         _log.error("%s gave a %s, which cannot be sent: %s", entry.name, type(result).__name__, error)
-        self._refuse(call_id, INTERNAL_ERROR, "internal error")
+        self._refuse(entry, call_id, INTERNAL_ERROR, "internal error")
 
     def _failed(self, call_id: int | str | None, entry: Entry, error: BaseException) -> None:
         match error:
             case RPCError(code=code, message=message, data=data):
                 try:
-                    self._refuse(call_id, code, message, data)
+                    self._refuse(entry, call_id, code, message, data)
                 except ENCODE_ERRORS as unknown:
                     self._cannot_encode(call_id, entry, data, unknown)
             case SessionGone():
-                self._refuse(call_id, SESSION_GONE, "session gone")
+                self._refuse(entry, call_id, SESSION_GONE, "session gone")
             case StoreError() | BrokerError():
-                self._refuse(call_id, UNAVAILABLE, "unavailable")
+                self._refuse(entry, call_id, UNAVAILABLE, "unavailable")
             case asyncio.CancelledError():
-                self._refuse(call_id, CANCELLED, "cancelled")
+                self._refuse(entry, call_id, CANCELLED, "cancelled")
             case _:
-                # Detail stays in the log; the caller may be hostile.
-                trace = traceparent.get()
-                suffix = f", traceparent {trace}" if trace else ""
-                _log.error("%s raised on socket %s%s", entry.name, self._handler.id, suffix, exc_info=error)
-                self._refuse(call_id, INTERNAL_ERROR, "internal error")
+                self._log_failure(entry, error)
+                self._refuse(entry, call_id, INTERNAL_ERROR, "internal error")
+
+    def _log_failure(self, entry: Entry, error: BaseException) -> None:
+        # Detail stays in the log; the caller may be hostile.
+        trace = traceparent.get()
+        suffix = f", traceparent {trace}" if trace else ""
+        _log.error("%s raised on socket %s%s", entry.name, self._handler.id, suffix, exc_info=error)
 
 
 async def drain_detached() -> None:

@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from types import FunctionType, ModuleType
 from typing import Any, ClassVar, Final, TypeVar, overload
+from weakref import WeakKeyDictionary
 
 import msgspec
 from msgspec import inspect as types
 
+from sstream.counters import CallCounts, MethodCounts
 from sstream.errors import ConfigurationError
 from sstream.rpc.codec import CODECS, Bounds, Codec
 from sstream.rpc.middleware import Middleware, Next, Request, load_session, require_user
@@ -412,19 +414,20 @@ def _children(node: types.Type) -> Iterator[types.Type]:
         yield from getattr(node, name, ())
 
 
-class Entry:
+class Entry(MethodCounts):
     """A method as one application calls it, through one codec: the way from raw params to a result is ready.
 
     ``kind`` is one of ``PLAIN`` (``invoke(target, arguments)`` gives the result), ``COROUTINE`` (it gives a coroutine),
     ``SESSION`` (as ``PLAIN``, with the session loaded before and committed after), and ``CHAIN`` (``chain(request)``
-    gives a coroutine).
+    gives a coroutine). It counts its calls itself: another object for that costs 40 ns of the 1.3 us of a call.
     """
 
-    __slots__ = ("chain", "decode", "detached", "invoke", "is_stream", "kind", "method", "name", "owner", "timeout")
+    __slots__ = ("chain", "decode", "detached", "invoke", "is_stream", "kind", "method", "owner", "timeout")
 
-    def __init__(self, method: Method, codec: Codec, bounds: Bounds, timeout: float | None) -> None:
+    def __init__(self, method: Method, codec: Codec, bounds: Bounds, timeout: float | None, counts: CallCounts) -> None:
+        super().__init__(method.name, counts.watch)
+        counts.methods.append(self)
         self.method = method
-        self.name = method.name
         self.owner = method.owner
         self.detached = method.detached
         self.is_stream = method.is_stream
@@ -432,6 +435,9 @@ class Entry:
         self.decode = method.decoder(codec, bounds)
         self.invoke = _spread(method)
         self.chain = _link(method)
+        if counts.around is not None:
+            self.invoke = counts.around(method, self.invoke)
+            self.chain = counts.around(method, self.chain)
         if method.is_stream or method.is_coroutine is not inspect.iscoroutinefunction(method.function):
             self.kind = CHAIN
         elif not method.middleware:
@@ -440,6 +446,8 @@ class Entry:
             self.kind = SESSION
         else:
             self.kind = CHAIN
+        if self.kind == CHAIN:
+            self.stride = 1  # each is timed: that is little beside what a chain costs
 
 
 def _spread(method: Method) -> Callable[[Any, Any], Any]:
@@ -503,11 +511,13 @@ def _around(middleware: Middleware, call_next: Next) -> Callable[[Request], Coro
 
 
 class Registry:
-    """All methods of one handler class, by name."""
+    """All methods of one handler class, by name; ``counts`` has the calls that belong to no application."""
 
     def __init__(self, methods: Mapping[str, Method]) -> None:
         self.methods = methods
-        self._tables: dict[tuple[str, Bounds, float | None], Table] = {}
+        # By application: each counts its own calls.
+        self.counts = CallCounts()
+        self._tables: WeakKeyDictionary[CallCounts, dict[tuple[str, Bounds, float | None], Table]] = WeakKeyDictionary()
 
     @classmethod
     def of(cls, handler: type) -> "Registry":
@@ -520,13 +530,15 @@ class Registry:
         _collect(methods, "", (handler,), ())
         return cls(methods)
 
-    def table(self, codec: Codec, bounds: Bounds, timeout: float | None) -> "Table":
-        """Get the table of calls for one codec and the limits of an application; made once for each."""
+    def table(self, codec: Codec, bounds: Bounds, timeout: float | None, counts: CallCounts | None = None) -> "Table":
+        """Get the table of calls for one codec and the limits and counts of an application; made once for each."""
+        counts = self.counts if counts is None else counts
         key = (codec.subprotocol, bounds, timeout)
-        table = self._tables.get(key)
+        tables = self._tables.setdefault(counts, {})
+        table = tables.get(key)
         if table is None:
-            entries = {name: Entry(method, codec, bounds, timeout) for name, method in self.methods.items()}
-            table = self._tables[key] = Table(entries, codec.call_decoder(entries))
+            entries = {name: Entry(method, codec, bounds, timeout, counts) for name, method in self.methods.items()}
+            table = tables[key] = Table(entries, codec.call_decoder(entries))
         return table
 
 

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
+from sstream.counters import SessionCounts
 from sstream.errors import SessionError, SessionGone, StoreError
 from sstream.session import express
 from sstream.session.copies import Copies, SessionSocket
@@ -62,15 +63,22 @@ class Commits:
         options: How sessions live.
         deadline: Seconds that a write may take with all its retries; ``None`` for no bound.
         clock: Unix time in seconds.
+        counts: Where loads and saves are counted.
     """
 
     def __init__(
-        self, store: SessionStore, options: SessionOptions, deadline: float | None, clock: Callable[[], float]
+        self,
+        store: SessionStore,
+        options: SessionOptions,
+        deadline: float | None,
+        clock: Callable[[], float],
+        counts: SessionCounts,
     ) -> None:
         self.store = store
+        self.counts = counts
         self.options = options
         self.records = Records(store, options, clock)
-        self.copies = Copies(store, options.prefix, self.split, self.records)
+        self.copies = Copies(store, options.prefix, self.split, self.records, counts)
         self._deadline = deadline
         self._clock = clock
         self._turns: weakref.WeakValueDictionary[str, _Turn] = weakref.WeakValueDictionary()
@@ -108,6 +116,7 @@ class Commits:
             text = await self.store.get(self.key_of(sid))
             if text is not None:
                 session.rebase(text, self.split_or_raise(sid, text))
+                self.counts.loads += 1
                 return
             await self.follow(session, sid)
 
@@ -191,6 +200,7 @@ class Commits:
                     made, stored = await self.store.swap(self.key_of(sid), text, new, ttl)
                 if made:
                     break
+                self.counts.conflicts += 1
                 self.check_time(end)
                 if stored is None:
                     if text is None:
@@ -199,9 +209,11 @@ class Commits:
                     stored = await self.store.get(self.key_of(session.id))
                     if stored is None:
                         continue
+                self.counts.retries += 1
                 if not retry:
                     return False
                 text, parts = stored, self.split_or_raise(session.id, stored)
+            self.counts.saves += 1
             turn.text, turn.parts = new, merged
             session.rebase(new, merged, changes.keys())
             if original is not None:
@@ -210,8 +222,11 @@ class Commits:
         socket: SessionSocket | None = session.owner if original is None else original.owner
         self.copies.end_write(write, new, merged, socket)
         heard = None
+        changed = frozenset(changes) - {BOOKKEEPING, express.COOKIE}
+        if self.counts.watcher is not None:
+            self.counts.watcher(session.id, changed, "page" if socket is None else "socket", socket)
         if socket is not None:
-            heard = socket.session_saved(frozenset(changes) - {BOOKKEEPING, express.COOKIE})
+            heard = socket.session_saved(changed)
         try:
             if USER_ID in changes:
                 await self.index(session)

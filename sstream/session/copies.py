@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final, Protocol
 
+from sstream.counters import SessionCounts
 from sstream.errors import SessionGone, StoreError
 from sstream.session import express
 from sstream.session.records import Records
@@ -76,10 +77,12 @@ class Copies:
         prefix: In front of a session's id in the store's keys.
         split: Cuts a text of the store; ``None`` for one that cannot be read.
         records: Tell where a session went.
+        counts: Where loads are counted.
     """
 
-    def __init__(self, store: SessionStore, prefix: str, split: Split, records: Records) -> None:
+    def __init__(self, store: SessionStore, prefix: str, split: Split, records: Records, counts: SessionCounts) -> None:
         self._store = store
+        self._counts = counts
         self._prefix = prefix
         self._split = split
         self._records = records
@@ -234,6 +237,11 @@ class Copies:
         if self._copies.get(copy.sid) is not copy:
             return
         if text is not None and parts is not None:
+            self._counts.loads += 1
+            if self._counts.watcher is not None and copy.text is not None:
+                changed = frozenset(express.changed_keys(copy.parts, parts) - {BOOKKEEPING, express.COOKIE})
+                if changed:
+                    self._counts.watcher(copy.sid, changed, "elsewhere", None)
             self._learn(copy, generation, text, parts, None)
             return
         if text is not None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, TypeVar
 
+from sstream.counters import SessionCounts
 from sstream.errors import ConfigurationError, SessionGone, StoreError
 from sstream.session import cookie, express
 from sstream.session.commits import Commits, announced_move, log_name
@@ -34,6 +35,7 @@ class Sessions:
         deadline: Seconds that a save may take with all its retries; ``None`` for no bound.
         max_channels: Channels one session may be subscribed to; ``None`` for no bound.
         clock: Unix time in seconds.
+        counts: Where loads and saves are counted.
     """
 
     def __init__(
@@ -44,12 +46,14 @@ class Sessions:
         deadline: float | None = 1.0,
         max_channels: int | None = 128,
         clock: Callable[[], float] = time.time,
+        counts: SessionCounts | None = None,
     ) -> None:
         self.store = store
         self.options = options
         self.max_channels = max_channels
         self._clock = clock
-        self._commits = Commits(store, options, deadline, clock)
+        self.counts = counts if counts is not None else SessionCounts()
+        self._commits = Commits(store, options, deadline, clock, self.counts)
         self._records = self._commits.records
         self._copies = self._commits.copies
         self._handovers: dict[str, asyncio.Task[None]] = {}  # sid -> ends its grace time
@@ -88,6 +92,7 @@ class Sessions:
         parts = self._commits.split(sid, text) if text is not None else None
         if text is None or parts is None:
             return None
+        self.counts.loads += 1
         session = Session(self, sid, text, parts)
         return session if await self._admit(session) else None
 
@@ -258,6 +263,7 @@ class Sessions:
             return fate.moved_to is not None and await self.end(fate.moved_to, reason)
         if noted is False:
             await self._records.note_ended(sid, reason)  # whoever was moving it finds that there is nothing to move
+        self.counts.ended += 1
         self._copies.end(sid, reason)
         return True
 

@@ -5,9 +5,11 @@ import json
 import logging
 import mimetypes
 import re
+import socket
+import sys
 import time
 import weakref
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 from socket import AF_UNSPEC, AddressFamily
 from typing import Any, Final
@@ -15,8 +17,9 @@ from typing import Any, Final
 import redis.asyncio as aioredis
 import tornado.options
 import tornado.web
+from tornado import autoreload
 from tornado.httpserver import HTTPServer
-from tornado.httputil import HTTPServerRequest
+from tornado.httputil import HTTPConnection, HTTPMessageDelegate, HTTPServerRequest
 from tornado.ioloop import IOLoop
 from tornado.netutil import bind_sockets
 from tornado.options import OptionParser
@@ -32,6 +35,7 @@ from sstream.limits import Limits
 from sstream.listening import ListeningSocket
 from sstream.pubsub import Broker, ChannelOptions, Hub, MemoryBroker, Presence, Publisher, RedisBroker
 from sstream.rpc.dispatch import drain_detached
+from sstream.serving import loop_factory, serve_until_signal, urls_of
 from sstream.session import cookie
 from sstream.session.options import DEFAULT_SECRET, SessionOptions
 from sstream.session.redis import RedisStore
@@ -48,6 +52,7 @@ _IDLE_TIMEOUT: Final = 10.0  # seconds
 _RETIRE_PAUSE: Final = 0.01  # seconds
 _LOOK_PAUSE: Final = 0.02  # seconds between two looks whether the pages in flight are answered
 _SHORTEST_SECRET: Final = 16  # characters
+_FIRST_REQUEST: Final = 1.0  # seconds that a draining process waits for the request of who had just connected
 _BACKLOG: Final = 1024  # connections that may wait to be accepted
 _CLIENT: Final = Path(__file__).parent / "client"
 _CLIENT_FILES: Final = {
@@ -140,6 +145,8 @@ class Application(tornado.web.Application):
         self._servers: list[HTTPServer] = []
         self._tasks: set[asyncio.Future[Any]] = set()
         self._requests: weakref.WeakSet[HTTPServerRequest] = weakref.WeakSet()  # begun and not answered
+        self._connections: weakref.WeakSet[Any] = weakref.WeakSet()  # all that were accepted
+        self._fresh: weakref.WeakSet[HTTPConnection] = weakref.WeakSet()  # those whose first request has not come yet
         self._started: asyncio.Future[None] | None = None
         self._closing: asyncio.Task[None] | None = None
         self._closed = False
@@ -150,7 +157,9 @@ class Application(tornado.web.Application):
             (re.escape(options.ticket_path), _Ticket),
             (r"/_sstream/health/(live|ready)", _Health),
         ]
-        super().__init__([*own, *(handlers or [])], default_host, transforms, **settings)
+        reloads = settings.pop("autoreload", bool(settings.get("debug")))
+        super().__init__([*own, *(handlers or [])], default_host, transforms, autoreload=False, **settings)
+        self.settings["autoreload"] = reloads  # begins with the loop that serves, and that need not run yet
         self._handlers = _rpc_handlers(self.default_router)
         self._check(options)
 
@@ -208,9 +217,12 @@ class Application(tornado.web.Application):
         A connection that is idle, or whose request headers do not come to an end, is dropped after 10 seconds instead
         of Tornado's hour; ``idle_connection_timeout=`` says otherwise.
         """
+        return self.listen_on(bind_sockets(port, address or "", family, backlog, flags, reuse_port), **kwargs)
+
+    def listen_on(self, sockets: Iterable[socket.socket], **kwargs: Any) -> HTTPServer:
+        """Like `listen`, on sockets that listen already; they are used up. Several processes may share one."""
         kwargs.setdefault("idle_connection_timeout", _IDLE_TIMEOUT)
         server = HTTPServer(self, **kwargs)
-        sockets = bind_sockets(port, address or "", family, backlog, flags, reuse_port)
         server.add_sockets([ListeningSocket.of(plain) for plain in sockets])
         self._servers.append(server)
         IOLoop.current().add_callback(self._begin)  # the loop need not run yet
@@ -218,6 +230,40 @@ class Application(tornado.web.Application):
 
     def _begin(self) -> None:
         self.spawn(self.start())
+        if self.settings["autoreload"]:
+            autoreload.start()
+
+    async def serve(self, port: int | None = None, address: str | None = None, **options: Any) -> None:
+        """Serve until SIGTERM or SIGINT comes, answer what is in flight, and close.
+
+        A second signal ends the process at once; the log says what was cut.
+
+        Args:
+            port: Where to `listen`, with the address and the options; ``None``: it listens already.
+        """
+        if port is not None:
+            self.listen(port, address, **options)
+        await serve_until_signal(self)
+
+    def run(self, port: int = 8888, address: str | None = "localhost", *, loop: str = "auto", **options: Any) -> None:
+        """`serve` in an event loop of its own, and say where: the last line of a program.
+
+        ``python -m sstream run module:app`` does it with several processes.
+
+        Args:
+            address: ``None`` is every address of this machine.
+            loop: "asyncio", "uvloop", or uvloop where it is installed.
+        """
+
+        async def listen_and_serve() -> None:
+            sockets = bind_sockets(port, address or "", backlog=_BACKLOG)
+            where = urls_of(sockets, "https" if options.get("ssl_options") else "http")
+            self.listen_on(sockets, **options)
+            print(f"Listening on {where}; Ctrl-C ends it.", file=sys.stderr, flush=True)  # noqa: T201 - a program's word
+            await self.serve()
+
+        with asyncio.Runner(loop_factory=loop_factory(loop)) as runner:
+            runner.run(listen_and_serve())
 
     def channel_options(self, channel: str) -> ChannelOptions:
         """What a channel keeps: the first that an `RPCHandler` of this application says, in the order of the routes."""
@@ -227,7 +273,16 @@ class Application(tornado.web.Application):
                 return options
         return ChannelOptions()
 
+    def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
+        # Tornado calls it when it begins to wait for a request: the first of a connection, or a further one.
+        if server_conn not in self._connections:
+            self._connections.add(server_conn)
+            self._fresh.add(request_conn)
+        return super().start_request(server_conn, request_conn)
+
     def find_handler(self, request: HTTPServerRequest, **kwargs: Any) -> Any:
+        if request.connection is not None:
+            self._fresh.discard(request.connection)
         self._requests.add(request)
         return super().find_handler(request, **kwargs)
 
@@ -282,14 +337,30 @@ class Application(tornado.web.Application):
                 # so that the last ones still have time for their calls.
                 pause = _RETIRE_PAUSE if limit is None else min(_RETIRE_PAUSE, limit / 2 / max(len(sockets), 1))
                 async with asyncio.TaskGroup() as group:
-                    for socket in sockets:
-                        group.create_task(socket.retire())
+                    for handler in sockets:
+                        group.create_task(handler.retire())
                         await asyncio.sleep(pause)
                 await drain_detached()
-                while any(not _has_left(request) for request in list(self._requests)):  # noqa: ASYNC110 - see _has_left
+                patience = asyncio.get_running_loop().time() + _FIRST_REQUEST
+                while self._has_pages(patience):  # noqa: ASYNC110 - see _has_left
                     await asyncio.sleep(_LOOK_PAUSE)
         except TimeoutError:
-            _log.warning("after %s s there still are %d sockets; what they wait for is cut", limit, len(self.sockets))
+            _log.warning("after %s s the drain ends and cuts %s", limit, self.in_flight)
+
+    def _has_pages(self, patience: float) -> bool:
+        """Is a request unanswered, or may one still come on a connection that was accepted a moment ago?"""
+        if any(not _has_left(request.connection) for request in list(self._requests)):
+            return True
+        is_patient = asyncio.get_running_loop().time() < patience
+        return is_patient and any(not _has_left(connection) for connection in list(self._fresh))
+
+    @property
+    def in_flight(self) -> str:
+        """What an end at once would cut, in words: ``2 calls, 1 page, 7 sockets``."""
+        calls = sum(handler.calls_in_flight for handler in self.sockets.values())
+        pages = sum(not _has_left(request.connection) for request in list(self._requests))
+        counts = {"call": calls, "page": pages, "socket": len(self.sockets)}
+        return ", ".join(f"{count} {what}{'s' * (count != 1)}" for what, count in counts.items())
 
     async def close(self) -> None:
         """Stop listening, close every socket with 1001 and let go of store and broker. Safe to call twice."""
@@ -301,8 +372,8 @@ class Application(tornado.web.Application):
         self._closed = True
         for server in self._servers:
             server.stop()
-        for socket in list(self.sockets.values()):
-            socket.close(1001, "going away")
+        for handler in list(self.sockets.values()):
+            handler.close(1001, "going away")
         for server in self._servers:
             await server.close_all_connections()
         self._servers.clear()
@@ -329,9 +400,9 @@ class Application(tornado.web.Application):
         return task
 
 
-def _has_left(request: HTTPServerRequest) -> bool:
+def _has_left(connection: HTTPConnection | None) -> bool:
     # A visitor who leaves is announced to nobody but a handler that asks, so this is looked at again and again.
-    stream = getattr(request.connection, "stream", None)
+    stream = getattr(connection, "stream", None)
     return stream is None or stream.closed()
 
 

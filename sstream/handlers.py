@@ -624,6 +624,11 @@ class RPCHandler(SessionMixin, WebSocketHandler):
         with contextlib.suppress(StoreError, SessionGone):
             await session.touch()
 
+    @property
+    def calls_in_flight(self) -> int:
+        """How many calls of this socket are not answered yet."""
+        return self._calls.in_flight if self._calls is not None else 0
+
     async def retire(self) -> None:
         """Answer the calls in flight and close with 1012: the process restarts, the client comes back."""
         if self._calls is not None:

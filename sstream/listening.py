@@ -1,4 +1,4 @@
-"""Listening sockets that rest while the process has no file descriptor left for a visitor."""
+"""Listening sockets that take a few visitors at a time, and rest while there is no file descriptor left for one."""
 
 import errno
 import logging
@@ -14,6 +14,9 @@ _log = logging.getLogger("sstream")
 # As asyncio's own servers: what says that there is no room now, and may be again.
 _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _REST: Final = 1.0  # seconds
+# Tornado accepts up to 128 in one turn of the loop. Of several processes on one socket the first that is awake would
+# have them all, and its calls would wait meanwhile; who is idle takes the rest.
+_AT_ONCE: Final = 16
 
 
 class ListeningSocket(socket.socket):
@@ -21,6 +24,8 @@ class ListeningSocket(socket.socket):
 
     That is 4,000 tracebacks a second, and a core for them.
     """
+
+    _taken = 0  # since it was last left
 
     @classmethod
     def of(cls, plain: socket.socket) -> Self:
@@ -30,16 +35,22 @@ class ListeningSocket(socket.socket):
         return listening
 
     def accept(self) -> tuple[socket.socket, Any]:
+        if self._taken == _AT_ONCE:
+            self._taken = 0
+            raise BlockingIOError  # to Tornado: nobody is waiting; the loop tells of the others in its next turn
         try:
-            return super().accept()
+            accepted = super().accept()
         except OSError as error:
+            self._taken = 0
             if error.errno not in _EXHAUSTED:
                 raise
             _log.error("no visitor can be taken in for %s s: %s", _REST, error)
             loop = IOLoop.current()
             loop.update_handler(self, 0)
             loop.call_later(_REST, self._listen_again, loop)
-            raise BlockingIOError from error  # to Tornado: nobody is waiting
+            raise BlockingIOError from error
+        self._taken += 1
+        return accepted
 
     def _listen_again(self, loop: IOLoop) -> None:
         if self.fileno() != -1:

@@ -25,6 +25,7 @@ FLOORS = {
     "settings": 2,
     "handlers": 2,
     "client": 2,
+    "serving": 2,
     "application": 3,
     "sstream": 4,  # the face
     "testing": 5,

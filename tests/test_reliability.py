@@ -3,7 +3,6 @@
 import asyncio
 import re
 import resource
-import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterator
@@ -33,22 +32,22 @@ from sstream import (
 )
 from sstream.pubsub import Publisher
 from sstream.session import express
-from sstream.testing import Browser, Closed, Process, RedisServer, SocketClosed, eventually, serve
+from sstream.testing import Browser, Closed, Process, RedisServer, eventually, serve
 
 Start = Callable[[], tuple[Process, Browser]]
 
 ROOT = Path(__file__).parents[1]
 HOW_TO = (ROOT / "docs" / "how-to.md").read_text(encoding="utf-8")
-SHUT_DOWN = re.search(r"## Shut down gently.*?```python\n(.*?)```", HOW_TO, re.DOTALL)
 RIGHTS = re.search(r"user sstream on >password (.*?)```", HOW_TO, re.DOTALL)
 
 APP = """
+import asyncio
 import logging
 import sys
 
 import tornado.web
 
-from sstream import Application, RPCHandler, SessionMixin, SessionOptions, load_session, rpc
+from sstream import Application, RPCHandler, SessionMixin, SessionOptions, rpc
 
 
 class Look(SessionMixin, tornado.web.RequestHandler):
@@ -62,19 +61,6 @@ class Live(RPCHandler):
     def add(self, a: int, b: int) -> int:
         return a + b
 
-    @rpc(use=[load_session])
-    async def until_draining(self) -> str:
-        await self.publish.socket(self.id, "begun")
-        while not self.application.is_draining:
-            await asyncio.sleep(0.01)
-        self.session["late"] = "stored"
-        return "answered"
-
-    @rpc
-    async def for_ever(self) -> None:
-        await self.publish.socket(self.id, "begun")
-        await asyncio.Event().wait()
-
 
 class Telling(Application):
     def listen(self, port, address=None, **kwargs):
@@ -83,66 +69,24 @@ class Telling(Application):
         print(f"listening on {listening.getsockname()[1]}", flush=True)
         return server
 
-    async def drain(self):
-        print("draining", flush=True)
-        await super().drain()
-
 
 logging.basicConfig(level=logging.WARNING)
 app = Telling([("/", Look), ("/ws", Live)], session=SessionOptions(secret="a test's own"), redis=sys.argv[1])
-asyncio.run(serve(app))
+asyncio.run(app.serve(8888))
 """
 
 
 @pytest.fixture
 def start(redis_url: str) -> Iterator[Start]:
-    """Starts a process with the lines of the how-to, and gives it and a browser of it."""
-    assert SHUT_DOWN is not None
-    program = SHUT_DOWN[1] + APP
+    """Starts a process, and gives it and a browser of it."""
     with ExitStack() as processes:
 
         def start() -> tuple[Process, Browser]:
-            process = processes.enter_context(Process(sys.executable, "-c", program, redis_url, cwd=ROOT))
+            process = processes.enter_context(Process(sys.executable, "-c", APP, redis_url, cwd=ROOT))
             port = process.wait_for(r"^listening on (\d+)$", timeout=20)[1]
             return process, Browser(f"http://127.0.0.1:{port}")
 
         yield start
-
-
-async def test_a_process_that_is_asked_to_end_answers_its_calls_and_exits_with_0(start: Start, redis_url: str) -> None:
-    process, browser = start()
-    await browser.get("/")
-    socket = await browser.connect()
-    reply = socket.ask("until_draining")
-    await socket.receive("begun")
-
-    process.send(signal.SIGTERM)
-
-    assert await socket.reply(reply) == "answered"
-    assert await socket.closed() == Closed(1012, "restart")
-    assert await asyncio.to_thread(process.wait) == 0
-    assert "Traceback" not in process.log
-    async with aioredis.Redis.from_url(redis_url) as client:
-        stored = await client.get(f"sess:{browser.sid}")
-    assert isinstance(stored, bytes)
-    assert b'"late":"stored"' in stored
-    await browser.close()
-
-
-async def test_a_process_that_is_asked_twice_ends_at_once(start: Start) -> None:
-    process, browser = start()
-    socket = await browser.connect()
-    reply = socket.ask("for_ever")
-    await socket.receive("begun")
-    process.send(signal.SIGTERM)
-    await asyncio.to_thread(process.wait_for, "^draining$")
-
-    process.send(signal.SIGTERM)
-
-    assert await asyncio.to_thread(process.wait, 5.0) == -signal.SIGTERM
-    with pytest.raises(SocketClosed):
-        await socket.reply(reply)
-    await browser.close()
 
 
 async def test_a_process_without_file_descriptors_serves_who_is_there_and_takes_others_in_later(

@@ -1,0 +1,145 @@
+"""Several processes are kept running, replaced when they die, and end together; here they are small scripts."""
+
+import asyncio
+import os
+import re
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from sstream.commands import supervisor
+from sstream.commands.supervisor import Leash, Supervisor
+from sstream.testing import eventually, within
+
+# It gets --sockets NUMBERS --leash NUMBER, says that it is up, notes its pid, and does the rest.
+SCRIPT = """
+import os, signal, socket, sys, time
+leash = socket.socket(fileno=int(sys.argv[-1]))
+with open(sys.argv[1], "a") as notes:
+    notes.write(f"{os.getpid()}\\n")
+"""
+UP = 'leash.send(b"up 0.1\\n")\n'
+STAY = "signal.pause()\n"
+
+
+@pytest.fixture
+def listening():
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield listening
+
+
+@pytest.fixture
+def notes(tmp_path):
+    return tmp_path / "pids"
+
+
+def make(script, notes, listening, count=2):
+    return Supervisor([sys.executable, "-I", "-S", "-c", SCRIPT + script, str(notes)], count, [listening])
+
+
+def pids(notes):
+    return [int(line) for line in notes.read_text().split()] if notes.exists() else []
+
+
+def is_gone(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+async def test_as_many_run_as_are_wanted_and_all_end_when_a_signal_asks_for_it(notes, listening):
+    end = "signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))\n"
+    running = asyncio.create_task(make(end + UP + STAY, notes, listening, 3).run())
+    await eventually(lambda: len(pids(notes)) == 3, "three processes did not start")
+
+    os.kill(os.getpid(), signal.SIGTERM)
+
+    assert await within(running, "it did not end") == 0
+    assert all(map(is_gone, pids(notes)))
+    assert len(pids(notes)) == 3
+
+
+async def test_one_that_dies_is_replaced_and_that_is_said(notes, listening, expect_log):
+    line = expect_log(r"process \d+ was ended by SIGKILL after [\d.]+ s; another in 0\.1 s", count=1)
+    running = asyncio.create_task(make(UP + STAY, notes, listening).run())
+    await eventually(lambda: len(pids(notes)) == 2, "two processes did not start")
+    dead = pids(notes)[0]
+
+    os.kill(dead, signal.SIGKILL)
+
+    await eventually(lambda: len(pids(notes)) == 3, "the dead one was not replaced")
+    os.kill(os.getpid(), signal.SIGINT)
+    assert await within(running, "it did not end") == 0
+    assert str(dead) in line.records[0].getMessage()
+
+
+async def test_one_that_dies_again_and_again_is_given_longer_pauses(notes, listening, expect_log, monkeypatch):
+    monkeypatch.setattr(supervisor, "LONGEST_PAUSE", 0.3)
+    lines = expect_log("ended with status 7")
+    running = asyncio.create_task(make(UP + "sys.exit(7)\n", notes, listening, 1).run())
+
+    await eventually(lambda: len(lines.records) >= 4, "it did not die four times")
+    os.kill(os.getpid(), signal.SIGTERM)
+    await within(running, "it did not end")
+
+    pauses = [re.search(r"another in ([\d.]+) s", record.getMessage())[1] for record in lines.records]
+    assert pauses[:4] == ["0.1", "0.2", "0.3", "0.3"]
+
+
+async def test_if_the_first_never_comes_up_no_other_is_tried_and_its_status_is_told(notes, listening):
+    status = await within(make("sys.exit(7)\n", notes, listening, 4).run(), "it did not end")
+
+    assert status == 7
+    assert len(pids(notes)) == 1
+
+
+async def test_one_that_does_not_end_in_its_time_is_killed(notes, listening, expect_log, monkeypatch):
+    monkeypatch.setattr(supervisor, "MARGIN", 0.1)
+    line = expect_log("does not end and is killed", count=1)
+    deaf = "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+    running = asyncio.create_task(make(deaf + UP + STAY, notes, listening, 1).run())
+    await eventually(lambda: pids(notes), "it did not start")
+    began = time.monotonic()
+    await eventually(lambda: _ignores(pids(notes)[0], signal.SIGTERM), "it does not ignore the signal")
+
+    os.kill(os.getpid(), signal.SIGTERM)
+
+    assert await within(running, "it did not end") == 1
+    assert str(pids(notes)[0]) in line.records[0].getMessage()
+    assert time.monotonic() - began < 5.0
+
+
+def _ignores(pid, number):
+    mask = re.search(r"SigIgn:\s*(\w+)", Path(f"/proc/{pid}/status").read_text())[1]
+    return int(mask, 16) >> (number - 1) & 1
+
+
+async def test_the_end_is_not_held_up_by_one_that_does_not_come_up(notes, listening):
+    running = asyncio.create_task(make(STAY, notes, listening).run())
+    await eventually(lambda: pids(notes), "it did not start")
+
+    os.kill(os.getpid(), signal.SIGTERM)
+
+    assert await within(running, "it did not end") == 0
+    assert len(pids(notes)) == 1
+
+
+async def test_the_end_of_the_leash_asks_for_the_end(expect_log):
+    expect_log("the supervisor is gone", count=1)
+    ours, theirs = socket.socketpair()
+    with theirs:
+        leash = Leash(theirs)
+        gone = leash.watch()
+        leash.tell_up(None)
+        told = ours.recv(64)
+
+        ours.close()
+
+        await within(gone.wait(), "it was not noticed")
+    assert told == b"up \n"

@@ -68,6 +68,8 @@ setup(
             "client/*.d.ts",
             "client/package.json",
             "client/vendor/*",
+            "commands/template/**",
+            "commands/template/.*",
         ]
     },
     ext_modules=extensions(),

@@ -5,13 +5,18 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sstream.commands import describe, run, settings
+from sstream.commands import describe, new, run, settings
 from sstream.errors import ConfigurationError
 from sstream.version import __version__
 
 __all__ = ["main"]
 
-COMMANDS: tuple[Callable[[Any], None], ...] = (describe.add_command, run.add_command, settings.add_command)
+COMMANDS: tuple[Callable[[Any], None], ...] = (
+    new.add_command,
+    run.add_command,
+    describe.add_command,
+    settings.add_command,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

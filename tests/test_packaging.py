@@ -117,6 +117,13 @@ def test_wheel_has_the_browser_client(wheel: Path) -> None:
     assert {*client, "sstream/client/package.json"} <= names(wheel)
 
 
+def test_wheel_has_what_new_applications_are_made_from(wheel: Path) -> None:
+    template = sources("*-tpl")
+
+    assert "sstream/commands/template/.gitignore-tpl" in template
+    assert template <= names(wheel)
+
+
 def test_wheel_has_nothing_that_others_laid_there(wheel: Path) -> None:
     assert not [name for name in names(wheel) if "node_modules" in name]
     assert {name.partition("/")[0] for name in names(wheel)} == {"sstream", f"sstream-{__version__}.dist-info"}

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sstream.commands import describe, new, run, settings
+from sstream.commands import describe, new, publish, run, settings
 from sstream.errors import ConfigurationError
 from sstream.version import __version__
 
@@ -14,6 +14,7 @@ __all__ = ["main"]
 COMMANDS: tuple[Callable[[Any], None], ...] = (
     new.add_command,
     run.add_command,
+    publish.add_command,
     describe.add_command,
     settings.add_command,
 )

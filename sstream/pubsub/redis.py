@@ -79,10 +79,10 @@ class RedisBroker:
         self._place.unsubscribe([self._prefix + topic for topic in topics])
 
     async def publish(self, topic: str, payload: bytes, history: History | None = None) -> Position | None:
-        channel = self._prefix + topic
         if history is None:
-            await self._place.send(channel, self._place.publish, channel, payload)
+            await self.announce(topic, payload)
             return None
+        channel = self._prefix + topic
         offset, epoch = await self._place.run(
             channel,
             PUBLISH,
@@ -96,6 +96,12 @@ class RedisBroker:
             payload,
         )
         return Position(offset, epoch.decode())
+
+    async def announce(self, topic: str, payload: bytes) -> int:
+        """`publish` without history; how many processes heard the event, those of other applications too."""
+        channel = self._prefix + topic
+        heard: int = await self._place.send(channel, self._place.publish, channel, payload)
+        return heard
 
     async def history(self, topic: str, since: Position | None, history: History) -> Recovery:
         channel = self._prefix + topic

@@ -55,6 +55,7 @@ class Capture(list[Published]):
                 self._came.clear()
                 await self._came.wait()
 
+        __tracebackhide__ = True
         where = "" if topic is None else f" to {topic}"
         return await within(look(), lambda: f"no event {event!r} was published{where}; {self._seen()}", timeout)
 
@@ -64,7 +65,7 @@ class Capture(list[Published]):
         self._came.set()
 
     def _seen(self) -> str:
-        return f"there were: {''.join(f'{chr(10)}    {tuple(found)!r}' for found in self) or 'none'}"
+        return "there were:" + ("".join(f"\n    {tuple(found)!r}" for found in self) or " none")
 
 
 class _Tap:

@@ -1,7 +1,7 @@
 """Fixtures for pytest: ``pytest_plugins = ["sstream.testing.pytest"]`` in the topmost conftest.py.
 
 They stand on a fixture ``app`` of yours, which returns the `Application`, and work on the event loop of the test:
-pytest-tornado's, where the test is a ``gen_test`` or asks for ``io_loop``, else pytest-asyncio's.
+pytest-asyncio's, or pytest-tornado's where the test is a ``gen_test`` or asks for ``io_loop``.
 
 * ``site``: the application on a free port, a `Site`.
 * ``clock``: a `Clock`, for ``Application(..., clock=clock)``.
@@ -44,8 +44,10 @@ def published(app: Application) -> Iterator[Capture]:
 @pytest.fixture
 def site(request: pytest.FixtureRequest) -> Site:
     """The application on a free port; browsers and application are closed in the end."""
-    on_tornado = "io_loop" in request.fixturenames or request.node.get_closest_marker("gen_test") is not None
-    found: Site = request.getfixturevalue("_site_on_tornado" if on_tornado else "_site_on_asyncio")
+    marks = {mark.name for mark in request.node.iter_markers()}
+    # pytest-asyncio's automatic mode gives its mark to every async test, and runs it.
+    on_asyncio = "asyncio" in marks or not ("gen_test" in marks or "io_loop" in request.fixturenames)
+    found: Site = request.getfixturevalue("_site_on_asyncio" if on_asyncio else "_site_on_tornado")
     return found
 
 

@@ -83,8 +83,8 @@ class Site:
 async def serve(application: Application, certificate: Path | None = None, **options: Any) -> AsyncIterator[Site]:
     """Let ``application`` listen on a free port of 127.0.0.1, and close it in the end.
 
-    The websockets of its browsers are closed then. One that somebody else has opened and left open is reported by a
-    ``ResourceWarning``.
+    The websockets of its browsers are closed then. Another one that is still open, as its client was forgotten, is
+    reported by a ``ResourceWarning``.
 
     Args:
         certificate: A file with a certificate for 127.0.0.1 and its key: serve by https, and let browsers trust it.
@@ -104,16 +104,16 @@ async def serve(application: Application, certificate: Path | None = None, **opt
         if off is not None:
             off()
         await site.close()
+        closed = {socket.mark[MARK] for browser in site._browsers for socket in browser.sockets}
         left = [
             f"{type(socket).__name__} at {socket.request.path}"
             for socket in application.sockets.values()
-            if MARK not in socket.request.headers
+            if socket.request.headers.get(MARK) not in closed
         ]
         await application.close()
     if left:
-        warnings.warn(
-            f"left open: {', '.join(left)}; close the client's end in the test", ResourceWarning, stacklevel=2
-        )
+        text = f"left open: {', '.join(left)}; close the client's end in the test"
+        warnings.warn(text, ResourceWarning, stacklevel=2)
 
 
 def _expire(application: Application) -> None:

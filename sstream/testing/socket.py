@@ -2,7 +2,6 @@
 
 import asyncio
 import secrets
-import warnings
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, TypeVar
 
@@ -115,6 +114,7 @@ class Socket:
             RPCError: What the server answered.
             SocketClosed: The websocket was closed before it answered.
         """
+        __tracebackhide__ = True
         return await self.reply(self.ask(method, *params), f"a reply to {method}", timeout=timeout)
 
     def ask(self, method: str, *params: Any, meta: Mapping[str, Any] | None = None) -> "asyncio.Future[Any]":
@@ -134,6 +134,7 @@ class Socket:
 
     async def reply(self, reply: "asyncio.Future[T]", what: str = "a reply", *, timeout: float | None = None) -> T:
         """Wait for what `ask` gave."""
+        __tracebackhide__ = True
         return await within(asyncio.shield(reply), lambda: f"no {what.removeprefix('a ')}; {self._seen()}", timeout)
 
     def cancel(self, reply: "asyncio.Future[Any]") -> None:
@@ -201,18 +202,23 @@ class Socket:
             AssertionError: It did not come in time; the message tells what did.
             SocketClosed: The websocket was closed before it came.
         """
+        __tracebackhide__ = True
         return list((await self.receive_event(name, timeout=timeout))[1])
 
     async def receive_event(self, name: str, *, timeout: float | None = None) -> list[Any]:
         """The next event of this name as ``[name, args]`` or ``[name, args, meta]``, taken out of ``events``."""
-        return await self._next(lambda event: event[0] == name, f"event {name!r}", timeout)
+        __tracebackhide__ = True
+        return await self._next(lambda event: _is_event(event) and event[0] == name, f"event {name!r}", timeout)
 
     async def receive_message(self, *, timeout: float | None = None) -> Any:
         """The next message that is no event and no reply to a call of ours, taken out of ``events``."""
-        return await self._next(lambda event: not isinstance(event[0], str), "message", timeout)
+        return await self._next(lambda event: not _is_event(event), "message", timeout)
 
     async def _next(self, wanted: Callable[[list[Any]], bool], what: str, timeout: float | None) -> list[Any]:
+        __tracebackhide__ = True
+
         async def look() -> list[Any]:
+            __tracebackhide__ = True
             while True:
                 for position, event in enumerate(self.events):
                     if wanted(event):
@@ -235,6 +241,7 @@ class Socket:
             SocketClosed: It is closed, so that silence says nothing.
             LookupError: The application runs in another process.
         """
+        __tracebackhide__ = True
         handler = self.handler
         topics = handler.application.hub.topics_of(handler)
         payload = encode_event(_MARKER, [self._token])
@@ -243,6 +250,7 @@ class Socket:
             await handler.application.broker.publish(topic, payload)
 
         async def look() -> None:
+            __tracebackhide__ = True
             while self._markers < wanted:
                 if self._closed.done():
                     raise SocketClosed(self._closed.result(), f"its silence was sure; {self._seen()}")
@@ -251,16 +259,18 @@ class Socket:
         await within(look(), lambda: f"not all of its own markers came back; {self._seen()}")
         unwanted = [event for event in self.events if not names or event[0] in names]
         if unwanted:
-            raise AssertionError(f"not silent; there came: {_lines(unwanted)}")
+            raise AssertionError(f"not silent; there came:{_lines(unwanted)}")
 
     async def traded(self, *, timeout: float | None = None) -> "Page":
         """What the server answered to the next ticket that was traded, each one once."""
+        __tracebackhide__ = True
         return await within(self._traded.get(), lambda: f"no ticket was traded; {self._seen()}", timeout)
 
     # --- the end
 
     async def closed(self, *, timeout: float | None = None) -> Closed:
         """How it was closed, waited for: ``assert (await ws.closed()).code == 4401``."""
+        __tracebackhide__ = True
         return await within(asyncio.shield(self._closed), lambda: f"it was not closed; {self._seen()}", timeout)
 
     @property
@@ -280,14 +290,9 @@ class Socket:
     async def __aexit__(self, *exception: object) -> None:
         await self.close()
 
-    def __del__(self) -> None:
-        if self._connection is not None and not self._closed.done():
-            message = f"unclosed {self!r}; await its close(), or its browser's"
-            warnings.warn(message, ResourceWarning, stacklevel=2, source=self)
-
     def __repr__(self) -> str:
-        path = self._connection.request.url if self._connection is not None else "unconnected"
-        return f"<Socket {path} {self._closed.result() if self._closed.done() else 'open'}>"
+        url = "unconnected" if self._connection is None else self._connection.request.url.replace("http", "ws", 1)
+        return f"<Socket {url} {self._closed.result() if self._closed.done() else 'open'}>"
 
     # --- what comes
 
@@ -366,7 +371,11 @@ class Socket:
 
     def _seen(self) -> str:
         state = f"it was closed with {self._closed.result()}" if self._closed.done() else "it is open"
-        return f"{state}; not received: {_lines(self.events)}"
+        return f"{state}; not received:{_lines(self.events)}"
+
+
+def _is_event(message: list[Any]) -> bool:
+    return isinstance(message[0], str) and len(message) > 1
 
 
 def _decode(payload: str | bytes) -> Any:
@@ -377,4 +386,4 @@ def _decode(payload: str | bytes) -> Any:
 
 
 def _lines(events: list[list[Any]]) -> str:
-    return "".join(f"\n    {event!r}" for event in events) or "nothing"
+    return "".join(f"\n    {event!r}" for event in events) or " nothing"

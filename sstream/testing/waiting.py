@@ -31,15 +31,16 @@ async def within(awaitable: Awaitable[T], what: str | Callable[[], str], timeout
     Raises:
         AssertionError: It did not come in time.
     """
+    __tracebackhide__ = True  # pytest shows the line of the test
     seconds = _patience if timeout is None else timeout
     limit = asyncio.timeout(seconds)
     try:
         async with limit:
             return await awaitable
-    except TimeoutError as error:
+    except TimeoutError:
         if not limit.expired():
             raise
-        raise AssertionError(f"{what if isinstance(what, str) else what()}: waited {seconds:g} s") from error
+        raise AssertionError(f"{what if isinstance(what, str) else what()}: waited {seconds:g} s") from None
 
 
 async def eventually(condition: Callable[[], Any], what: str, timeout: float | None = None) -> Any:
@@ -60,4 +61,5 @@ async def eventually(condition: Callable[[], Any], what: str, timeout: float | N
                 return value
             await asyncio.sleep(_POLL)
 
+    __tracebackhide__ = True
     return await within(ask(), what, timeout)

@@ -1,7 +1,5 @@
 """Processes on one store: each with its own registry of sessions, in memory and in Redis alike."""
 
-import time
-
 import pytest
 
 from sstream.session.connection import ConnectionSession
@@ -9,19 +7,9 @@ from sstream.session.options import SessionOptions
 from sstream.session.redis import RedisStore
 from sstream.session.sessions import Sessions
 from sstream.session.store import MemoryStore
-from sstream.testing import StoreProbe, eventually
+from sstream.testing import Clock, StoreProbe, eventually
 
 pytest.register_assert_rewrite("tests.session.contract")
-
-
-class Clock:
-    """The Unix time, which tests may turn on."""
-
-    def __init__(self) -> None:
-        self.ahead = 0.0
-
-    def __call__(self) -> float:
-        return time.time() + self.ahead
 
 
 @pytest.fixture

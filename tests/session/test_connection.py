@@ -694,7 +694,7 @@ async def test_a_session_that_expires_ends_its_sockets(start_process, open_socke
     session = await here.create({"a": 1})
     socket = await open_socket(here, session.id)
 
-    clock.ahead += 1
+    clock.turn(1)
 
     await eventually(lambda: socket.ended == ["expired"], "the socket has not heard of the end")
 
@@ -950,7 +950,7 @@ async def test_the_grace_time_ends_even_if_the_process_that_announced_it_is_gone
     await dying.close()
     assert 0 < await there.store.ttl(f"sess:{session.id}") <= 60
 
-    clock.ahead += 31
+    clock.turn(31)
 
     assert await there.get(session.id) is None
     assert (await there.get(new)).user_id == "fred"

@@ -160,10 +160,10 @@ async def test_a_process_notes_a_session_once_in_half_of_its_idle_time(start, cl
     asked = len(here.store.asked)
 
     await here.add_session("fred", SID)
-    clock.ahead += 490
+    clock.turn(490)
     await here.add_session("fred", SID)
     unasked = len(here.store.asked) == asked
-    clock.ahead += 20
+    clock.turn(20)
     await here.add_session("fred", SID)
 
     assert unasked

@@ -8,29 +8,21 @@ import pytest
 
 from sstream.errors import ConfigurationError
 from sstream.session.store import MemoryStore, SessionStore
-from sstream.testing import eventually
+from sstream.testing import Clock, eventually
 
 from .contract import KEY, StoreContract, listen
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1_700_000_000.25
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def clock():
-    return Clock()
+    return Clock(1_700_000_000.25)
 
 
 class TestMemoryStore(StoreContract):
     @pytest.fixture
     def pass_time(self, clock):
         async def pass_time(seconds: float) -> None:
-            clock.now += seconds
+            clock.turn(seconds)
 
         return pass_time
 
@@ -55,7 +47,7 @@ class TestMemoryStore(StoreContract):
             await store.swap(f"sess:{number}", None, b"text", 1)
         await store.swap(KEY, None, b"long", 60)
 
-        clock.now += 1
+        clock.turn(1)
 
         await eventually(lambda: list(store._texts) == [KEY], "the texts are still there")
         await store.close()
@@ -65,10 +57,10 @@ class TestMemoryStore(StoreContract):
         heard = await listen(store)
         await store.swap(KEY, None, b"text", 60)
 
-        clock.now += 59.9
+        clock.turn(59.9)
         store.expire()
         before = list(heard)
-        clock.now += 0.1
+        clock.turn(0.1)
         store.expire()
 
         assert (before, heard) == ([], [KEY])
@@ -77,10 +69,10 @@ class TestMemoryStore(StoreContract):
     async def test_a_touched_text_lives_on(self, clock):
         store = MemoryStore(clock=clock)
         await store.swap(KEY, None, b"text", 60)
-        clock.now += 50
+        clock.turn(50)
         await store.touch(KEY, 60)
 
-        clock.now += 50
+        clock.turn(50)
         store.expire()
 
         assert await store.get(KEY) == b"text"
@@ -91,9 +83,9 @@ class TestMemoryStore(StoreContract):
         store = MemoryStore(clock=clock)
         await store.swap(KEY, None, b"text", 60)
 
-        clock.now += 58.99
+        clock.turn(58.99)
         assert await store.ttl(KEY) == 2
-        clock.now += 1.0
+        clock.turn(1.0)
         assert await store.ttl(KEY) == 1
         await store.close()
 
@@ -105,7 +97,7 @@ class TestMemoryStore(StoreContract):
         heard.clear()
         await store.close()
 
-        clock.now += 1
+        clock.turn(1)
 
         await eventually(lambda: heard == [KEY], "the end was not reported")
         await other.close()
@@ -135,7 +127,7 @@ class TestMemoryStore(StoreContract):
         await store.swap("c", None, b"text", 10)
         assert [key for key in "abc" if await store.get(key)] == ["a", "c"]
 
-        clock.now += 10
+        clock.turn(10)
         store.expire()
 
         assert list(store._texts) == ["a"]
@@ -157,7 +149,7 @@ class TestMemoryStore(StoreContract):
         await store.swap(KEY, None, b"text", 60)
 
         for _ in range(10_000):
-            clock.now += 0.001
+            clock.turn(0.001)
             await store.touch(KEY, 60)
 
         assert len(store._ends) < 200

@@ -385,14 +385,14 @@ class Model:
 
     # --- in the end, when nothing is under way any more ---------------------------------------------------------------
 
-    def homes(self, stored: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    def homes(self, stored: Mapping[str, Mapping[str, Any]], ttls: Mapping[str, int]) -> dict[str, str]:
         """Under which id each lineage is stored.
 
-        A move that was broken off may leave a copy under an id that nobody was told; it is no home if there is a better
-        one, or if the session has ended.
+        A move that was broken off may leave a copy under an id that nobody was told, with a minute to live; it is no
+        home if there is a better one, or if the session has ended.
         """
         homes: dict[str, str] = {}
-        for sid, data in stored.items():
+        for sid, data in sorted(stored.items(), key=lambda item: -ttls[item[0]]):
             mark = str(data.get("mark"))
             if sid in self._where:
                 if mark in homes and homes[mark] in self._where:
@@ -405,7 +405,7 @@ class Model:
     def check_stored(self, stored: Mapping[str, Mapping[str, Any]], ttls: Mapping[str, int], now: float) -> None:
         """Hold the model against all sessions in Redis, by id; ``ttls`` are their lifetimes in seconds."""
         reader = Record(0, "look at Redis", now, end=now, note="in the end")
-        homes = self.homes(stored)
+        homes = self.homes(stored, ttls)
         for sid, data in stored.items():
             mark = data.get("mark")
             if mark is None:

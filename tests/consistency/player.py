@@ -76,7 +76,7 @@ class House:
         self._heard = [0, 0]
         self.urls = []
         for process in self._processes:
-            started = await asyncio.to_thread(process.wait_for, r"listening on (\S+)\n")
+            started = await asyncio.to_thread(process.wait_for, r"listening on (\S+)\n", timeout=60.0)
             self.urls.append(started[1])
         self.complaints()
 
@@ -479,8 +479,8 @@ class Play:
 
     async def _disagreement(self) -> str | None:
         """Who sees anything else than what is stored."""
-        stored, _ = await self._stored()
-        by_mark = {mark: stored[sid] for mark, sid in self.model.homes(stored).items()}
+        stored, ttls = await self._stored()
+        by_mark = {mark: stored[sid] for mark, sid in self.model.homes(stored, ttls).items()}
         for one in self._open_ones():
             mark = self.model.mark_of(one.number)
             data = by_mark.get(mark or "", {})

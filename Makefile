@@ -81,7 +81,7 @@ $(VENV)/.node: $(VENV)/.made requirements-node.txt
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.demo $(VENV)/.node requirements-dev.txt setup.py pyproject.toml sstream/version.py \
-		$(wildcard sstream/websocket/*.c)
+		$(wildcard sstream/*/*.c)
 	@echo "• installing sstream and what its tests need"
 	@$(install) -r requirements-dev.txt
 	@$(install) --no-build-isolation -e .

@@ -7,7 +7,10 @@ from pathlib import Path
 from setuptools import Extension, find_packages, setup
 
 HERE = Path(__file__).parent
-SPEEDUPS = "sstream/websocket/_speedups.c"
+SPEEDUPS = {
+    "sstream.websocket._speedups": "sstream/websocket/_speedups.c",
+    "sstream.rpc._speedups": "sstream/rpc/_speedups.c",
+}
 
 
 def read_version() -> str:
@@ -24,10 +27,10 @@ def read_readme() -> str:
 
 
 def extensions() -> list[Extension]:
-    """The C part, optional: without a compiler, or with SSTREAM_PURE_PYTHON=1, the Python code does the same work."""
-    if os.environ.get("SSTREAM_PURE_PYTHON") == "1" or not (HERE / SPEEDUPS).exists():
+    """The C parts, optional: without a compiler, or with SSTREAM_PURE_PYTHON=1, the Python code does the same work."""
+    if os.environ.get("SSTREAM_PURE_PYTHON") == "1":
         return []
-    return [Extension("sstream.websocket._speedups", [SPEEDUPS], optional=True)]
+    return [Extension(name, [source], optional=True) for name, source in SPEEDUPS.items() if (HERE / source).exists()]
 
 
 setup(

@@ -60,6 +60,8 @@ class Handler:
     def add_with_session(self, a: int, b: int) -> int:
         return a + b
 
+    touched = False
+
     def session_now(self) -> object:
         return self
 

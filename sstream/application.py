@@ -150,6 +150,7 @@ class Application(tornado.web.Application):
         self._started: asyncio.Future[None] | None = None
         self._closing: asyncio.Task[None] | None = None
         self._closed = False
+        self._activity_timer: asyncio.TimerHandle | None = None
         self.is_draining = False
         settings.setdefault("websocket_max_message_size", self.limits.message_size or 2**63)
         own = [
@@ -280,6 +281,20 @@ class Application(tornado.web.Application):
             self._fresh.add(request_conn)
         return super().start_request(server_conn, request_conn)
 
+    def watch_activity(self) -> None:
+        """Let the sockets' calls touch their sessions: of each socket the first in every ``touch_interval``."""
+        if self._activity_timer is None and self.clock is None and not self._closed:
+            # One timer for all, so that a call need not look at the clock.
+            interval = self.sessions.options.touch_interval
+            self._activity_timer = asyncio.get_running_loop().call_later(interval, self._expect_activity)
+
+    def _expect_activity(self) -> None:
+        self._activity_timer = None
+        for handler in self.sockets.values():
+            handler.expect_activity()
+        if self.sockets:
+            self.watch_activity()
+
     def find_handler(self, request: HTTPServerRequest, **kwargs: Any) -> Any:
         if request.connection is not None:
             self._fresh.discard(request.connection)
@@ -377,6 +392,8 @@ class Application(tornado.web.Application):
         for server in self._servers:
             await server.close_all_connections()
         self._servers.clear()
+        if self._activity_timer is not None:
+            self._activity_timer.cancel()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -572,8 +572,8 @@ class RPCHandler(SessionMixin, WebSocketHandler):
         connection = self.ws_connection
         assert isinstance(connection, Connection)
         if (session := self._connection_session) is not None:
-            # Straight to where it is done: 0.2 us less for each call that reads its session.
-            vars(self).update(session_now=session.now, session_settled=session.settled, session_drop=session.rollback)
+            # Straight to where it is done: 0.1 us less for each call that reads its session.
+            vars(self)["session_now"] = session.now
         self._send = connection.send
         self._send_shared = connection.send_shared
         self._calls = Calls(
@@ -587,7 +587,9 @@ class RPCHandler(SessionMixin, WebSocketHandler):
             counts=application.counters.calls,
         )
         application.counters.sockets.opened += 1
+        self._shorten()
         application.sockets[self.id] = self
+        application.watch_activity()
         self._bind_session()
         application.hub.join(self, ALL, socket_topic(self.id))
         if self._is_one_too_many():
@@ -610,7 +612,21 @@ class RPCHandler(SessionMixin, WebSocketHandler):
             return
         if self._clock() >= self._touch_at and not _is_ping(message):
             self._touch_session()
+            self._shorten()
         self._calls.receive(message)
+
+    def _shorten(self) -> None:
+        # Until the application asks whether anybody is there, straight to the dispatcher: 0.15 us less for each call.
+        # Not where a subclass has a say, or a test turns the clock.
+        if self._calls is None or self.application.clock is not None:
+            return
+        if type(self).on_message is RPCHandler.on_message:
+            vars(self)["on_message"] = self._calls.receive
+
+    def expect_activity(self) -> None:
+        """The next call is activity of the session: its idle time begins anew."""
+        self._touch_at = 0.0
+        vars(self).pop("on_message", None)
 
     def _touch_session(self) -> None:
         """A call is activity: the session's idle time begins anew, though not more often than matters."""
@@ -765,7 +781,7 @@ class _Since(msgspec.Struct):
 
 
 def _is_ping(message: str | bytes) -> bool:
-    # The client's heartbeat keeps the socket alive, not the session. Looked for only when a touch is due.
+    # The client's heartbeat keeps the socket alive, not the session. Looked for only in the first message of a while.
     return ("sstream.ping" in message) if isinstance(message, str) else (b"sstream.ping" in message)
 
 

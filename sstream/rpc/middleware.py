@@ -26,6 +26,7 @@ import msgspec
 
 from sstream.errors import FORBIDDEN, TOO_MANY, ConfigurationError, RPCError
 from sstream.rpc.codec import Meta
+from sstream.rpc.trace import trace_suffix
 
 __all__ = ["Middleware", "Next", "Request", "debug", "load_session", "rate_limit", "require_user"]
 
@@ -96,7 +97,14 @@ async def debug(request: Request, call_next: Next) -> Any:
         raise
     finally:
         milliseconds = (time.perf_counter() - started) * 1000
-        _log.debug("%s on socket %s: %s in %.1f ms", request.method, request.handler.id, outcome, milliseconds)
+        _log.debug(
+            "%s on socket %s: %s in %.1f ms%s",
+            request.method,
+            request.handler.id,
+            outcome,
+            milliseconds,
+            trace_suffix(),
+        )
     return result
 
 

@@ -13,19 +13,22 @@ On CPython 3.11 a call that does not wait costs 0.8 us more than a ``def``; with
 
 import asyncio
 import contextvars
+import importlib
+import os
 import sys
 import types
 from asyncio.tasks import _enter_task, _leave_task
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Coroutine, Generator
 from typing import Any, Final, Protocol
 from weakref import WeakKeyDictionary
 
 __all__ = ["Deadlines", "Job", "Pool", "Runner"]
 
-# CPython 3.11 to 3.13 keep the current tasks in a dict, which typeshed does not know: 40 ns, where asyncio.current_task
-# takes 150.
-_task_of: Callable[[asyncio.AbstractEventLoop], "asyncio.Task[Any] | None"] = (
-    asyncio.current_task if sys.version_info >= (3, 14) else vars(asyncio.tasks)["_current_tasks"].get
+# The task that each loop believes to be running. What `_enter_task` and `_leave_task` do, and look at besides, is this
+# dict, read in CPython 3.11.7, 3.12.1 and 3.13.0: to write to it takes 60 ns where they take 200. From 3.14 on it is
+# none of Python's business.
+_running: "dict[asyncio.AbstractEventLoop, asyncio.Task[Any]] | None" = (
+    None if sys.version_info >= (3, 14) else vars(asyncio.tasks).get("_current_tasks")
 )
 
 _RETURNED: Final = object()
@@ -51,7 +54,7 @@ class Runner(Coroutine[Any, Any, None]):
         job: Set by the caller of ``Pool.run`` who gets this runner.
     """
 
-    __slots__ = ("_context", "_loop", "_outcome", "_parked", "_pending", "_work", "job", "task")
+    __slots__ = ("_begun", "_context", "_loop", "_outcome", "_parked", "_pending", "_step", "_work", "job", "task")
 
     job: Job
 
@@ -59,10 +62,12 @@ class Runner(Coroutine[Any, Any, None]):
         self._loop = loop
         self._outcome: Any = None
         self._pending: Any = _NOTHING
+        self._begun: Any = None  # the coroutine, if its first step was made in C, until its second one
         self._context: contextvars.Context | None = None
         self._parked: asyncio.Future[None] | None = None
         self._work: Any = self._run_coroutines()
-        self._work.send(None)
+        self._step = self._work.send
+        self._step(None)
         # Not loop.create_task: a task factory may wrap coroutines, or run them at once.
         empty = contextvars.Context()
         self.task: asyncio.Task[None] = asyncio.Task(self, loop=loop, name="sstream call", context=empty)
@@ -94,7 +99,9 @@ class Runner(Coroutine[Any, Any, None]):
             self._parked = self._loop.create_future()
             self._parked._asyncio_future_blocking = True  # as Future.__await__ does before it yields itself
             return self._parked
-        return self._go_on(self._context, self._context.run(self._work.send, value))
+        if self._begun is not None:
+            value, self._begun = self._begun, None
+        return self._go_on(self._context, self._context.run(self._step, value))
 
     def throw(self, error: Any, *_: Any) -> Any:
         if self._pending is not _NOTHING:
@@ -106,34 +113,56 @@ class Runner(Coroutine[Any, Any, None]):
                 pending._asyncio_future_blocking = False
         if self._context is None:
             raise error
+        if self._begun is not None:
+            begun, self._begun = self._begun, None
+            return self._go_on(self._context, self._context.run(self._step, _throw_into(begun, error)))
         return self._go_on(self._context, self._context.run(self._work.throw, error))
 
     def close(self) -> None:
+        if self._begun is not None:
+            self._begun.close()
         self._work.close()
 
     def __await__(self) -> Generator[Any, Any, None]:
         raise TypeError("a runner belongs to its task")
 
     def _go_on(self, context: contextvars.Context, pending: Any) -> Any:
+        # In the coroutine's context: what is logged there belongs to it.
         if pending is _RETURNED:
-            self.job.returned(self._outcome)
+            context.run(self.job.returned, self._outcome)
         elif pending is _RAISED:
-            # In the coroutine's context: what is logged there belongs to it.
             context.run(self.job.raised, self._outcome)
         else:
             return pending
         self._outcome = None
         raise StopIteration
 
-    def _take(self, context: contextvars.Context, pending: Any) -> None:
+    def _take(self, context: contextvars.Context, pending: Any, begun: Any = None) -> None:
         self._context = context
         self._pending = pending
+        self._begun = begun
         self._log_destroyed(True)
         if self._parked is not None and not self._parked.done():
             self._parked.set_result(None)
 
     def _log_destroyed(self, wanted: bool) -> None:
         self.task._log_destroy_pending = wanted  # type: ignore[attr-defined]  # asyncio.gather sets it likewise
+
+
+@types.coroutine
+def _throw_into(coroutine: Coroutine[Any, Any, Any], error: BaseException) -> Generator[Any, Any, Any]:
+    """Go on with a coroutine that was begun, by raising ``error`` in it."""
+    while True:
+        try:
+            pending = coroutine.throw(error)
+        except StopIteration as end:
+            return end.value
+        try:
+            yield pending
+        except BaseException as another:  # the coroutine's business, whatever it is
+            error = another
+        else:
+            return (yield from coroutine)
 
 
 class Deadlines:
@@ -236,34 +265,79 @@ class Pool:
             runner = Runner(self.loop)
         else:
             self._spare = None
-        task = runner.task
-        loop = self.loop
+        if _begin is None:
+            return self._run(runner, coroutine)
+        try:
+            outcome = _begin(coroutine, _running, self.loop, runner.task, runner)
+        except (KeyboardInterrupt, SystemExit):
+            runner.task.cancel()
+            raise
+        except BaseException:
+            self._put_back(runner)
+            raise
+        if outcome is not runner:
+            # As `_put_back` does it: a call less, 40 ns.
+            if self._spare is None and self._users and not runner.task.cancelling():
+                self._spare = runner
+            else:
+                runner.task.cancel()
+        return outcome
+
+    def _run(self, runner: Runner, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        task, loop = runner.task, self.loop
         context = contextvars.copy_context()
         # There is an outer task where messages are read in one, as Tornado's own websocket does.
-        outer = _task_of(loop)
-        if outer is not None:
-            _leave_task(loop, outer)
-        _enter_task(loop, task)
+        outer = _running.get(loop) if _running is not None else asyncio.current_task(loop)
+        _replace_task(loop, outer, task)
         try:
-            pending = context.run(runner._work.send, coroutine)
+            pending = context.run(runner._step, coroutine)
         except BaseException:
             task.cancel()
             raise
         finally:
-            _leave_task(loop, task)
-            if outer is not None:
-                _enter_task(loop, outer)
+            _replace_task(loop, task, outer)
         if pending is not _RETURNED and pending is not _RAISED:
             runner._take(context, pending)
             return runner
         outcome, runner._outcome = runner._outcome, None
-        if self._spare is None and self._users and not task.cancelling():
-            self._spare = runner
-        else:
-            task.cancel()
+        self._put_back(runner)
         if pending is _RAISED:
             try:
                 raise outcome
             finally:
                 outcome = None  # else it and this frame would hold each other
         return outcome
+
+    def _put_back(self, runner: Runner) -> None:
+        if self._spare is None and self._users and not runner.task.cancelling():
+            self._spare = runner
+        else:
+            runner.task.cancel()
+
+
+def _replace_task(
+    loop: asyncio.AbstractEventLoop, old: "asyncio.Task[Any] | None", new: "asyncio.Task[Any] | None"
+) -> None:
+    """Make the loop believe that the task ``new`` is running instead of ``old``."""
+    if _running is None:
+        if old is not None:
+            _leave_task(loop, old)
+        if new is not None:
+            _enter_task(loop, new)
+    elif new is not None:
+        _running[loop] = new
+    else:
+        del _running[loop]
+
+
+def _load() -> Any:  # a function of a module without types, or None
+    if os.environ.get("SSTREAM_PURE_PYTHON") == "1" or _running is None:
+        return None
+    try:
+        return importlib.import_module("sstream.rpc._speedups").begin
+    except ImportError:
+        return None
+
+
+# In C where it was built: a coroutine that does not wait takes 0.3 us where it takes 0.75 in Python.
+_begin = _load()

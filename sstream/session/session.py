@@ -61,7 +61,6 @@ class Session(MutableMapping[str, Any]):
         "_cookie",
         "_deleted",
         "_gone",
-        "_has_containers",
         "_keeper",
         "_parts",
         "_values",
@@ -70,6 +69,7 @@ class Session(MutableMapping[str, Any]):
         "owner",
         "sid",
         "text",
+        "touched",
     )
 
     def __init__(
@@ -82,7 +82,9 @@ class Session(MutableMapping[str, Any]):
         self._values: dict[str, Any] = {}  # decoded or assigned so far
         self._assigned: set[str] = set()
         self._deleted: set[str] = set()
-        self._has_containers = False  # was a list or a dict handed out, that may be changed in place?
+        # Was anything assigned or removed since it was loaded or saved, or a list or a dict handed out, that may be
+        # changed in place? If not, nothing is modified.
+        self.touched = False
         self._cookie: dict[str, Any] | None = None
         self._gone = False
         # What the room above knows: does the browser's cookie carry this id, did it come by https, which socket has
@@ -132,6 +134,7 @@ class Session(MutableMapping[str, Any]):
             raise SessionError(f"max_age={seconds!r}; legal are whole seconds above 0, or None")
         self.cookie["originalMaxAge"] = None if seconds is None else express.milliseconds(seconds)
         self._assigned.add(express.COOKIE)
+        self.touched = True
 
     @property
     def channels(self) -> "Channels":
@@ -156,13 +159,16 @@ class Session(MutableMapping[str, Any]):
     # --- the mapping --------------------------------------------------------------------------------------------------
 
     def __getitem__(self, key: str) -> Any:
-        if key in self._values:
+        # Common case first: it has been read before.
+        try:
             return self._values[key]
+        except KeyError:
+            pass
         if key in self._deleted or key == express.COOKIE or key == BOOKKEEPING:
             raise KeyError(key)
         value = self._values[key] = express.decode_value(self._parts[key])
         if type(value) not in _PLAIN:
-            self._has_containers = True
+            self.touched = True
         return value
 
     def get(self, key: str, default: Any = None) -> Any:
@@ -176,9 +182,13 @@ class Session(MutableMapping[str, Any]):
     def __setitem__(self, key: str, value: Any) -> None:
         self._check_key(key)
         express.encode_value(key, value)
+        self._assign(key, value)
+
+    def _assign(self, key: str, value: Any) -> None:
         self._values[key] = value
         self._assigned.add(key)
         self._deleted.discard(key)
+        self.touched = True
 
     def __delitem__(self, key: str) -> None:
         if key in _OWN:
@@ -192,6 +202,7 @@ class Session(MutableMapping[str, Any]):
         self._assigned.discard(key)
         if key in self._parts:
             self._deleted.add(key)
+            self.touched = True
 
     def __contains__(self, key: object) -> bool:
         if key in self._values:
@@ -266,16 +277,14 @@ class Session(MutableMapping[str, Any]):
 
     def is_modified(self) -> bool:
         """Has anything changed since it was loaded or saved?"""
-        if self._has_containers or self._assigned or self._deleted:
-            return bool(self.changes())
-        return False
+        return self.touched and bool(self.changes())
 
     def rollback(self) -> None:
         """Drop every unsaved change."""
         self._values.clear()
         self._assigned.clear()
         self._deleted.clear()
-        self._has_containers = False
+        self.touched = False
         self._cookie = None
 
     def rebase(self, text: bytes, parts: Mapping[str, bytes], saved: Container[str] = ()) -> None:
@@ -293,7 +302,11 @@ class Session(MutableMapping[str, Any]):
             self._assigned.add(express.COOKIE)
         else:
             self._cookie = None
-        self._has_containers = any(type(value) not in _PLAIN for value in self._values.values())
+        self.touched = (
+            bool(self._assigned)
+            or bool(self._deleted)
+            or any(type(value) not in _PLAIN for value in self._values.values())
+        )
         self.text, self._parts = text, parts
 
     def follow(self, sid: str) -> None:
@@ -390,9 +403,7 @@ class Session(MutableMapping[str, Any]):
             self._forget(key)
         else:
             express.encode_value(key, value)
-            self._values[key] = value
-            self._assigned.add(key)
-            self._deleted.discard(key)
+            self._assign(key, value)
 
     def _alive(self) -> None:
         if self._gone:

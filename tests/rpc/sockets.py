@@ -70,12 +70,18 @@ class Socket:
         return self.sent
 
 
+class StoredValues(dict[str, Any]):
+    """A session that always has to be looked through."""
+
+    touched = True
+
+
 class SessionHandler:
     """The dispatcher's idea of a handler with a session: here a dict that is stored in another one."""
 
     def __init__(self) -> None:
         self.stored: dict[str, Any] = {}
-        self.session: dict[str, Any] = {}
+        self.session = StoredValues()
         self.is_loaded = True
         self.is_gone = False
         self.loads = 0
@@ -89,7 +95,7 @@ class SessionHandler:
         return self.session == self.stored
 
     def session_drop(self) -> None:
-        self.session = dict(self.stored)
+        self.session = StoredValues(self.stored)
 
     async def session_commit(self) -> None:
         async with self._turn:
@@ -104,7 +110,7 @@ class SessionHandler:
         async with self._turn:
             await asyncio.sleep(0)
             self.loads += 1
-            self.session = dict(self.stored)
+            self.session = StoredValues(self.stored)
             try:
                 yield self.session
             except BaseException:

@@ -126,6 +126,11 @@ class Handler:
         return object()
 
     @rpc
+    async def give_object_later(self) -> object:
+        await asyncio.sleep(0)
+        return object()
+
+    @rpc
     def forget_await(self) -> Any:
         return self.add_async(1, 2)
 
@@ -1231,6 +1236,16 @@ async def test_traceparent_stands_in_the_log(open_socket, expect_log, method):
     socket = open_socket(Handler)
 
     socket.receive(0, 1, method, ["bug"], {"traceparent": TRACE})
+
+    await socket.wait_for(1)
+
+
+@pytest.mark.parametrize("method", ["give_object", "give_object_later"])
+async def test_traceparent_stands_in_the_log_of_a_result_that_cannot_be_sent(open_socket, expect_log, method):
+    expect_log(f"(socket socket-1, traceparent {TRACE})", "sstream.rpc", count=1)
+    socket = open_socket(Handler)
+
+    socket.receive(0, 1, method, [], {"traceparent": TRACE})
 
     await socket.wait_for(1)
 

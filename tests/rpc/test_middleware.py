@@ -365,3 +365,12 @@ async def test_debug_logs_the_outcome_and_no_payload(open_socket, caplog, expect
     line = caplog.records[0].getMessage()
     assert line.startswith(f"{method} on socket socket-1: {outcome} in ")
     assert "password" not in caplog.text
+
+
+async def test_debug_tells_the_trace_that_a_call_belongs_to(open_socket, caplog):
+    trace = f"00-{'a' * 32}-{'b' * 16}-01"
+    caplog.set_level(logging.DEBUG, "sstream.rpc")
+
+    open_socket(Debugged).receive(0, 1, "ok", ["password"], {"traceparent": trace})
+
+    assert caplog.records[0].getMessage().endswith(f" ms, traceparent {trace}")

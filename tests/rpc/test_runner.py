@@ -470,9 +470,9 @@ async def test_item_that_was_discarded_does_not_expire():
 
 
 async def test_later_item_expires_later():
-    deadlines, first, second = Deadlines(asyncio.get_running_loop(), 0.01), Item(), Item()
+    deadlines, first, second = Deadlines(asyncio.get_running_loop(), 0.2), Item(), Item()
     deadlines.add(first)
-    await asyncio.sleep(0.005)
+    await asyncio.sleep(0.1)
     deadlines.add(second)
 
     await first.expired.wait()

@@ -1,6 +1,6 @@
-"""Runs tests with the part in C built under the address and undefined behaviour sanitizers.
+"""Runs tests with the parts in C built under the address and undefined behaviour sanitizers.
 
-    make sanitize ARGS="[pytest arguments; default: tests/websocket]"
+    make sanitize ARGS="[pytest arguments; default: tests/websocket and tests/rpc]"
 
 Needs gcc and its libasan; where they are missing this says so and succeeds, unless --needed is the first argument.
 """
@@ -14,16 +14,20 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-SOURCE = ROOT / "sstream" / "websocket" / "_speedups.c"
+SOURCES = {
+    "sstream.websocket._speedups": ROOT / "sstream" / "websocket" / "_speedups.c",
+    "sstream.rpc._speedups": ROOT / "sstream" / "rpc" / "_speedups.c",
+}
 FLAGS = ["-g", "-O1", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
 
-# Python imports this before anything else, so that the sanitized module is there when the package asks for it.
+# Python imports this before anything else, so that the sanitized modules are there when the package asks for them.
 SITECUSTOMIZE = """
 import importlib.util, sys
-spec = importlib.util.spec_from_file_location("sstream.websocket._speedups", {path!r})
-module = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(module)
-sys.modules[spec.name] = module
+for name, path in {modules!r}.items():
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    sys.modules[name] = module
 """
 
 
@@ -40,16 +44,21 @@ def find_runtime() -> str | None:
 def main() -> None:
     arguments = sys.argv[1:]
     needed = arguments[:1] == ["--needed"]
-    arguments = arguments[needed:] or ["tests/websocket", "-q"]
+    arguments = arguments[needed:] or ["tests/websocket", "tests/rpc", "-q"]
     runtime = find_runtime()
     if runtime is None:
         print("• gcc or its libasan is missing: nothing was run")
         sys.exit(1 if needed else 0)
     with tempfile.TemporaryDirectory() as directory:
-        module = f"{directory}/_speedups{sysconfig.get_config_var('EXT_SUFFIX')}"
         include = sysconfig.get_path("include")
-        subprocess.run(["gcc", *FLAGS, "-shared", "-fPIC", f"-I{include}", "-o", module, str(SOURCE)], check=True)
-        Path(directory, "sitecustomize.py").write_text(SITECUSTOMIZE.format(path=module))
+        modules = {}
+        for name, source in SOURCES.items():
+            folder = Path(directory, name)  # the file's name is the module's, in both
+            folder.mkdir()
+            modules[name] = str(folder / f"_speedups{sysconfig.get_config_var('EXT_SUFFIX')}")
+            command = ["gcc", *FLAGS, "-shared", "-fPIC", f"-I{include}", "-o", modules[name], str(source)]
+            subprocess.run(command, check=True)
+        Path(directory, "sitecustomize.py").write_text(SITECUSTOMIZE.format(modules=modules))
         environment = os.environ | {
             "LD_PRELOAD": runtime,
             # Python's own allocator hides what the sanitizer looks for; what Python never frees is no leak of ours.

@@ -14,6 +14,7 @@ PACKAGE = ROOT / "sstream"
 FLOORS = {
     "options": -1,
     "errors": -1,
+    "backend": 0,
     "counters": 0,
     "limits": 0,
     "listening": 0,
@@ -134,7 +135,7 @@ def test_wings_never_meet_not_even_for_a_type(module: str) -> None:
 
 @pytest.mark.parametrize("module", FILES)
 def test_tornado_is_known_to_handlers_application_and_websocket_alone(module: str) -> None:
-    if room(module) in WINGS | {"errors", "limits", "version"}:
+    if room(module) in WINGS | {"backend", "errors", "limits", "version"}:
         assert "tornado" not in {name.partition(".")[0] for name in imports_of(module, types=True)}
 
 
@@ -147,6 +148,19 @@ def test_what_does_no_io_knows_neither_tornado_nor_redis(module: str) -> None:
 
 def test_errors_imports_nothing_of_ours() -> None:
     assert not ours(imports_of("sstream.errors", types=True))
+
+
+@pytest.mark.parametrize("module", [module for module in FILES if room(module) == "backend"])
+def test_the_backend_knows_neither_sessions_nor_events(module: str) -> None:
+    rooms = {room(other) for other in ours(imports_of(module, types=True))}
+
+    assert rooms <= {"backend", "errors"}
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_redis_is_spoken_with_in_the_backend_alone(module: str) -> None:
+    if room(module) in WINGS:
+        assert "hiredis" not in {name.partition(".")[0] for name in imports_of(module, types=True)}
 
 
 def test_nothing_imports_itself_by_a_detour() -> None:

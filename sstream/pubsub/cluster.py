@@ -1,26 +1,18 @@
 """A Redis Cluster: each channel lives with the shard of its slot, and is followed when it moves."""
 
 import asyncio
-import logging
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
-from redis.crc import key_slot
-
+from sstream.backend.connection import Argument
+from sstream.backend.connector import Address, Connector
+from sstream.backend.pipe import Script
+from sstream.backend.slots import Slots, new_place
 from sstream.errors import BrokerError
-from sstream.pubsub.connection import BROKEN, Address, Argument, Backoff, Connector, Refusal
-from sstream.pubsub.line import Ears
-from sstream.pubsub.pipe import Script
 from sstream.pubsub.server import Server
 
 __all__ = ["Cluster"]
-
-log = logging.getLogger("sstream.pubsub")
-
-SLOTS: Final = 16384  # https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/
-
-T = TypeVar("T")
 
 
 class Cluster:
@@ -31,62 +23,51 @@ class Cluster:
 
     Args:
         connector: Opens connections; its seeds are asked who is who.
-        ears: Who listens.
-        deadline: Seconds that each operation may take.
-        ping_interval: Seconds of silence after which a listening connection is tested.
+        make: Makes a `Server`, given what it does not have yet.
     """
 
     publish: Final = "SPUBLISH"  # the command
 
-    def __init__(self, connector: Connector, ears: Ears, *, deadline: float, ping_interval: float) -> None:
+    def __init__(self, connector: Connector, make: Callable[..., Server]) -> None:
         self._connector = connector
-        self._ears = ears
-        self._deadline = deadline
-        self._ping_interval = ping_interval
-        self._servers: dict[Address, Server] = {}
-        self._owners: list[Address | None] = []  # by slot; empty until they are known
+        self._make = make
         self._homes: dict[str, Server | None] = {}  # where each wanted channel is listened to
         self._lost: set[str] = set()  # wanted, heard nowhere, and to be told as missed
-        self._known = asyncio.Event()
-        self._search: asyncio.Task[None] | None = None
-        self._ask_first: Address | None = None
-        self._again = False
-        self._started = False
+        self._slots = Slots(connector, self._make_server, error=BrokerError, on_told=self._settle)
+
+    def _make_server(self, address: Address) -> Server:
+        on_moved = partial(self._moved, address)
+        return self._make(self._connector.at(address), on_moved=on_moved, on_away=self._slots.look)
 
     def start(self) -> None:
-        self._started = True
-        for server in self._servers.values():
-            server.start()
-        self._look()
+        self._slots.look()
 
     async def close(self) -> None:
-        self._started = False
-        if self._search is not None:
-            self._search.cancel()
-            await asyncio.gather(self._search, return_exceptions=True)
-        await asyncio.gather(*(server.close() for server in self._servers.values()))
+        await self._slots.close()
 
     @property
     def connected(self) -> bool:
         """Whether all that is wanted is listened to."""
-        return self._known.is_set() and all(home is not None and home.connected for home in {*self._homes.values()})
+        return self._slots.is_known and all(home is not None and home.connected for home in {*self._homes.values()})
 
     async def send(self, channel: str, *command: Argument) -> Any:
         """The answer to a command where ``channel`` is; raises like `Pipe.send`."""
-        return await self._at_owner(channel, lambda server: server.send(channel, *command))
+        return await self._slots.ask(channel, lambda server: server.send(channel, *command))
 
     async def run(self, channel: str, script: Script, keys: Sequence[str], *arguments: Argument) -> Any:
         """The answer of a script where ``channel`` is."""
-        return await self._at_owner(channel, lambda server: server.run(channel, script, keys, *arguments))
+        return await self._slots.ask(channel, lambda server: server.run(channel, script, keys, *arguments))
 
     async def subscribe(self, channels: Collection[str]) -> None:
         for channel in channels:
             self._homes.setdefault(channel, None)
         try:
-            async with asyncio.timeout(self._deadline):
+            async with asyncio.timeout(self._connector.timeout):
                 # Again for those that were on the move meanwhile.
-                while groups := self._unheard(channels) if await self._get_to_know() else {}:
+                await self._slots.get_to_know()
+                while groups := self._unheard(channels):
                     await asyncio.gather(*(server.subscribe(group) for server, group in groups.items()))
+                    await self._slots.get_to_know()
         except TimeoutError as error:
             raise BrokerError("the Redis Cluster did not acknowledge the subscriptions in time") from error
         finally:
@@ -98,7 +79,7 @@ class Cluster:
         groups: dict[Server, list[str]] = {}
         for channel in channels:
             if channel in self._homes:
-                home = self._homes[channel] = self._homes[channel] or self._owner(channel)
+                home = self._homes[channel] = self._homes[channel] or self._slots.owner(channel)
                 if not home.line.hears(channel):
                     groups.setdefault(home, []).append(channel)
         return groups
@@ -113,138 +94,26 @@ class Cluster:
         for server, group in groups.items():
             server.unsubscribe(group)
 
-    async def _at_owner(self, channel: str, ask: Callable[[Server], Awaitable[T]]) -> T:
-        await self._get_to_know()
-        server = self._owner(channel)
-        try:
-            return await ask(server)
-        except BrokerError as error:
-            reason = str(error.__cause__)
-            if not reason.startswith("MOVED"):
-                raise
-        # It no longer has the slot; nothing was done there.
-        self._known.clear()
-        self._look(_new_place(reason) or self._address(server))
-        await self._get_to_know()
-        return await ask(self._owner(channel))
-
-    def _owner(self, channel: str) -> Server:
-        address = self._owners[key_slot(channel.encode())]
-        if address is None:
-            raise BrokerError("no server of the Redis Cluster has the slot of this channel")
-        return self._server_at(address)
-
-    def _server_at(self, address: Address) -> Server:
-        server = self._servers.get(address)
-        if server is None:
-            server = self._servers[address] = Server(
-                self._connector.at(address),
-                self._ears,
-                deadline=self._deadline,
-                ping_interval=self._ping_interval,
-                on_moved=partial(self._moved, address),
-                on_away=self._look,
-            )
-            if self._started:
-                server.start()
-        return server
-
-    def _address(self, server: Server) -> Address:
-        return next(address for address, other in self._servers.items() if other is server)
-
     def _moved(self, teller: Address, channels: Collection[str], reason: str) -> None:
         """A server says that it has these no more: they are nowhere, until it is known where they are."""
-        self._known.clear()
         for channel in channels:
             home = self._homes.get(channel)
             if home is not None:
                 self._homes[channel] = None
                 self._lost.update(home.line.release([channel]))
-        self._look(_new_place(reason) or teller)
+        self._slots.doubt(new_place(reason) or teller)
 
     def _settle(self) -> None:
         """Let each channel that has no home, or another one than before, be heard where it is now, and told."""
         groups: dict[Server, list[str]] = {}
         for channel, home in self._homes.items():
-            address = self._owners[key_slot(channel.encode())]
-            if address is None:
-                continue
-            owner = self._server_at(address)
+            owner = self._slots.find(channel)
             if home is not None and home is not owner:
                 self._lost.update(home.line.release([channel]))
                 self._homes[channel] = owner
-            if channel in self._lost:
+            if channel in self._lost and owner is not None:
                 self._lost.discard(channel)
                 self._homes[channel] = owner
                 groups.setdefault(owner, []).append(channel)
         for server, group in groups.items():
             server.line.adopt(group)
-
-    # Who is who.
-
-    async def _get_to_know(self) -> bool:
-        """Return, true, when it is known who is who."""
-        if not self._known.is_set():
-            self._look()
-            try:
-                async with asyncio.timeout(self._deadline):
-                    await self._known.wait()
-            except TimeoutError as error:
-                raise BrokerError("no server of the Redis Cluster could be asked in time") from error
-        return True
-
-    def _look(self, ask_first: Address | None = None) -> None:
-        # Of a slot that has just moved the former and the new owner know; to others the news may take seconds.
-        self._ask_first = ask_first or self._ask_first
-        if self._search is None:
-            self._search = asyncio.get_running_loop().create_task(self._find_out())
-        else:
-            self._again = True  # what is being asked may be older than what we were told
-
-    async def _find_out(self) -> None:
-        backoff = Backoff(0.05, 0.5)
-        try:
-            while True:
-                self._again = False
-                owners = await self._ask_anybody()
-                if owners is not None:
-                    self._owners = owners
-                    self._settle()
-                    self._known.set()
-                    if not self._again:
-                        return
-                await asyncio.sleep(backoff.pause())
-        finally:
-            self._search = None
-
-    async def _ask_anybody(self) -> "list[Address | None] | None":
-        first, self._ask_first = self._ask_first, None
-        for address in dict.fromkeys((*([first] if first else []), *self._servers, *self._connector.seeds)):
-            try:
-                connection = await self._connector.at(address).open()
-            except BROKEN as error:
-                log.info("Redis Cluster: %s:%d cannot be reached: %s", *address, error)
-                continue
-            try:
-                async with asyncio.timeout(self._deadline):
-                    ranges = await connection.ask("CLUSTER", "SLOTS")
-                if isinstance(ranges, Refusal):
-                    log.warning("Redis Cluster: %s:%d does not tell its slots: %s", *address, ranges)
-                    continue
-                owners: list[Address | None] = [None] * SLOTS
-                for first, last, primary, *_ in ranges:
-                    # No name: it is the server that we asked.
-                    owner = ((primary[0] or b"").decode() or address[0], primary[1])
-                    owners[first : last + 1] = [owner] * (last + 1 - first)
-                return owners
-            except BROKEN as error:
-                log.info("Redis Cluster: %s:%d was lost: %s", *address, error)
-            finally:
-                await connection.close()
-        return None
-
-
-def _new_place(reason: str) -> Address | None:
-    """The address in ``MOVED <slot> <host>:<port>``; ``None`` if it names none."""
-    host, _, port = reason.rpartition(" ")[2].rpartition(":")
-    return (host, int(port)) if host and reason.startswith("MOVED") else None

@@ -8,8 +8,9 @@ from typing import Final, Protocol
 
 from redis.crc import key_slot
 
+from sstream.backend.connection import BROKEN, Backoff, Connection, Refusal, finish, pack
+from sstream.backend.connector import Connector
 from sstream.errors import BrokerError
-from sstream.pubsub.connection import BROKEN, Backoff, Connection, Connector, Refusal
 
 __all__ = ["Ears", "Line"]
 
@@ -88,7 +89,6 @@ class Line:
         self._waiting: list[_Ack] = []
         self._connection: Connection | None = None
         self._backoff = Backoff(0.05, 0.5)
-        self._alive = False
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -97,10 +97,7 @@ class Line:
 
     async def close(self) -> None:
         task, self._task = self._task, None
-        # On Python 3.11 redis-py's connect may swallow a cancellation that comes at the moment it succeeds.
-        while task is not None and not task.done():
-            task.cancel()
-            await asyncio.wait([task], timeout=0.1)
+        await finish(task)
         for ack in self._waiting:
             if not ack.done.done():
                 ack.done.set_exception(BrokerError("the broker was closed"))
@@ -128,7 +125,8 @@ class Line:
         except TimeoutError as error:
             self._lost.update(dict.fromkeys(channel for channel in ack.missing if channel in self._wanted))
             if connection is not None and connection is self._connection:
-                connection.cut()  # a server that does not acknowledge is sick, and what it does later would surprise us
+                # A server that does not acknowledge is sick, and what it does later would surprise us.
+                connection.cut(error)
             raise BrokerError(f"Redis did not acknowledge {len(ack.missing)} subscriptions in time") from error
         finally:
             self._waiting.remove(ack)
@@ -162,7 +160,8 @@ class Line:
         self._settle(channels)
 
     def _tell(self, connection: Connection, command: str, channels: Iterable[str]) -> None:
-        connection.write(*((self._prefix + command, *chunk) for chunk in _chunks(channels, self._chunk)))
+        chunks = _chunks(channels, self._chunk)
+        connection.write(b"".join([pack(self._prefix + command, *chunk) for chunk in chunks]))
 
     async def _run(self) -> None:
         while True:
@@ -192,11 +191,8 @@ class Line:
         self._coming_back = set(self._wanted)
         self._tell(connection, "SUBSCRIBE", self._wanted)
         self._came_back(())
-        watch = asyncio.get_running_loop().create_task(self._watch(connection))
-        try:
+        async with connection.watched(self._ping_interval, self._deadline, lambda: self._ears.full):
             await self._read(connection)
-        finally:
-            watch.cancel()
 
     async def _read(self, connection: Connection) -> None:
         ears = self._ears
@@ -205,7 +201,6 @@ class Line:
         unsubscribed = f"{self._prefix}unsubscribe".lower().encode()
         while True:
             answers = await connection.read()
-            self._alive = True
             for number, answer in enumerate(answers, 1):
                 if isinstance(answer, Refusal):
                     self._refused(str(answer))
@@ -225,7 +220,6 @@ class Line:
                     channel = answer[1].decode()
                     if channel in self._acknowledged:  # nobody asked for it: the slot has moved
                         self._on_moved([channel], "unsubscribed")
-            self._alive = True
 
     def _refused(self, reason: str) -> None:
         if self._on_moved is None or not reason.startswith("MOVED"):
@@ -261,22 +255,6 @@ class Line:
         if found:
             log.warning("listening to Redis again: %d topics may have missed something", len(found))
             self._ears.missed(found)
-
-    async def _watch(self, connection: Connection) -> None:
-        """Cut a connection whose other side shows no sign of life."""
-        while True:
-            self._alive = False
-            await asyncio.sleep(self._ping_interval)
-            if self._is_silent():
-                connection.write(("PING",))
-                await asyncio.sleep(self._deadline)
-                if self._is_silent():
-                    log.warning("Redis shows no sign of life")
-                    connection.cut()
-                    return
-
-    def _is_silent(self) -> bool:
-        return not self._alive and not self._ears.full  # what we do not read cannot speak
 
 
 def _chunks(channels: Iterable[str], size: int) -> Iterator[Sequence[str]]:

@@ -2,16 +2,18 @@
 
 import secrets
 from collections.abc import Awaitable, Collection, Mapping
+from functools import partial
 from itertools import islice
 from typing import Any, Final
 
+from sstream.backend.connection import Argument
+from sstream.backend.connector import Connector, Place
+from sstream.backend.pipe import Script
 from sstream.errors import ConfigurationError
 from sstream.pubsub.broker import POSITION_KEPT, Listener, Recovery
 from sstream.pubsub.channels import History
 from sstream.pubsub.cluster import Cluster
-from sstream.pubsub.connection import Argument, Connector, Place
 from sstream.pubsub.message import Message, Position
-from sstream.pubsub.pipe import Script
 from sstream.pubsub.scripts import ENTER, HISTORY, LEAVE, PRESENT, PUBLISH, SWEEP
 from sstream.pubsub.server import Server
 from sstream.pubsub.topics import channel_of
@@ -31,7 +33,7 @@ class RedisBroker:
     Args:
         redis: A URL, or a client of ``redis.asyncio``, of which the broker takes the settings alone; it opens its own
             connections. ``redis+sentinel://host:port,.../service/db`` and ``redis+cluster://host:port,...`` are URLs
-            too. On a Cluster events travel by sharded pub/sub.
+            too, with ``rediss+`` over TLS. On a Cluster events travel by sharded pub/sub.
         prefix: In front of every key and channel. It must not begin with ``sess:``.
         deadline: Seconds that each operation may take.
         ping_interval: Seconds of silence after which the listening connection is tested.
@@ -54,9 +56,9 @@ class RedisBroker:
                 "a meaning of their own"
             )
         self._prefix = prefix
-        connector = Connector(redis, deadline)
-        make: type[Server | Cluster] = Cluster if connector.seeds else Server
-        self._place = make(connector, self, deadline=deadline, ping_interval=ping_interval)
+        self._connector = Connector(redis, timeout=deadline)
+        make = partial(Server, ears=self, deadline=deadline, ping_interval=ping_interval)
+        self._place = Cluster(self._connector, make) if self._connector.seeds else make(self._connector)
         self._listener: Listener | None = None
 
     async def start(self, listener: Listener) -> None:
@@ -65,6 +67,7 @@ class RedisBroker:
 
     async def close(self) -> None:
         await self._place.close()
+        await self._connector.close()
         self._listener = None
 
     @property

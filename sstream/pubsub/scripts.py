@@ -6,7 +6,7 @@ comes back late still hears whether anything was missed. docs/reference-publish-
 
 from typing import Final
 
-from sstream.pubsub.pipe import Script
+from sstream.backend.pipe import Script
 
 __all__ = ["ENTER", "HISTORY", "LEAVE", "PRESENT", "PUBLISH", "SWEEP"]
 

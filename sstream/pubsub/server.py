@@ -4,11 +4,17 @@ import asyncio
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final
 
-from sstream.pubsub.connection import Argument, Connector
+from redis.exceptions import RedisError
+
+from sstream.backend.connection import Argument, Connection, Refusal
+from sstream.backend.connector import Connector
+from sstream.backend.pipe import Guard, Pipe, Script
+from sstream.errors import BrokerError
 from sstream.pubsub.line import Ears, Line
-from sstream.pubsub.pipe import Pipe, Script
 
 __all__ = ["Server"]
+
+WAITING: Final = 20_000  # commands that wait at most; more are refused at once
 
 
 class Server:
@@ -35,8 +41,9 @@ class Server:
         on_moved: Callable[[Collection[str], str], None] | None = None,
         on_away: Callable[[], None] | None = None,
     ) -> None:
-        self._connector = connector
-        self._pipe = Pipe(connector, deadline=deadline)
+        self._pipe = Pipe(
+            connector, error=BrokerError, deadline=deadline, most=WAITING, in_order=True, prepare=_require_primary
+        )
         self.line = Line(
             connector, ears, deadline=deadline, ping_interval=ping_interval, on_moved=on_moved, on_away=on_away
         )
@@ -45,9 +52,10 @@ class Server:
         self.line.start()
 
     async def close(self) -> None:
+        """Send what waits, as far as its deadline allows, and listen no more."""
         await self.line.close()
+        await self._pipe.drain()
         await self._pipe.close()
-        await self._connector.close()
 
     @property
     def connected(self) -> bool:
@@ -67,3 +75,18 @@ class Server:
 
     def unsubscribe(self, channels: Collection[str]) -> None:
         self.line.unsubscribe(channels)
+
+
+async def _require_primary(connection: Connection) -> Guard | None:
+    role = await connection.ask("ROLE")
+    if isinstance(role, Refusal):
+        return None  # a proxy may not know it, and a user may not ask
+    _judge(role)
+    # Asked with every write: a server may become a replica while we are connected.
+    return ("ROLE",), _judge
+
+
+def _judge(role: Any) -> None:
+    # A replica carries PUBLISH out, for its own subscribers alone, and calls it a success.
+    if isinstance(role, Refusal) or role[0] != b"master":
+        raise RedisError("this server is no primary; what is published there reaches only its own subscribers")

@@ -341,7 +341,7 @@ class TestWhenRedisIsAway:
         expect_log(LOST)
         expect_log(BACK)
         topics = [f"user:{number}" for number in range(3000)]
-        async with Broker(proxy.url) as broker:
+        async with Broker(proxy.url, deadline=10.0) as broker:
             await broker.subscribe(topics)
             proxy.on("SUBSCRIBE", Fault.CUT_BEFORE, times=3)
             proxy.cut()
@@ -353,7 +353,6 @@ class TestWhenRedisIsAway:
 
     async def test_silent_connection_is_noticed_and_replaced(self, proxy, expect_log):
         expect_log(SILENT)
-        expect_log(LOST)
         expect_log(BACK)
         async with Broker(proxy.url, deadline=SOON, ping_interval=0.05) as broker:
             await broker.subscribe([LOBBY])
@@ -423,7 +422,7 @@ class TestWhenRedisIsAway:
             assert positions == [first._replace(offset=3), first._replace(offset=4)]
 
     async def test_too_many_waiting_commands_are_refused_at_once(self, proxy, monkeypatch):
-        monkeypatch.setattr("sstream.pubsub.pipe.WAITING", 10)
+        monkeypatch.setattr("sstream.pubsub.server.WAITING", 10)
         proxy.refuse()
         async with Broker(proxy.url, deadline=SOON) as broker:
             results = await asyncio.gather(

@@ -1,0 +1,1 @@
+"""Tests of what sessions and events share: speaking with Redis."""

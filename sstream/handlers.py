@@ -357,6 +357,9 @@ class SessionMixin(RequestHandler):
         """This socket's own call has changed these top-level keys; they are stored. The save awaits what it returns."""
         return None
 
+    def session_moved(self) -> None:
+        """The session has another id now."""
+
     def session_ended(self, reason: str) -> None:
         self._run_hook(self._end_session, reason)
 
@@ -755,6 +758,9 @@ class RPCHandler(SessionMixin, WebSocketHandler):
         self._bind_session()
         with contextlib.suppress(BrokerError):
             await self.application.hub.bind(self, *self._session_topics)
+
+    def session_moved(self) -> None:
+        self._run_hook(self._push_view)  # it may show something of the id
 
     def session_offered(self, ticket: str) -> None:
         self._tell("sstream:ticket", ticket, self._sessions.options.ticket_path)

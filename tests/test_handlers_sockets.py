@@ -589,6 +589,28 @@ async def test_the_view_is_pushed_on_open_and_on_each_change_of_it(store: StoreP
     assert await nothing_else(socket) == [[]]
 
 
+async def test_a_view_of_the_id_is_pushed_anew_when_the_session_has_moved(
+    store: StoreProbe, serve_live: ServeLive
+) -> None:
+    class ShowsId(Live):
+        def session_view(self) -> dict[str, Any] | None:
+            return {"id": self.session.id}
+
+    site = await serve_live(store, ShowsId)
+    browser = site.browser()
+    await browser.get("/tea")
+    mine, other = await browser.open(), await browser.open()
+    at_open = [await socket.event("session") for socket in (mine, other)]
+    old = browser.sid
+
+    await mine.call("account.renew")
+    await mine.traded()
+    moved = [await socket.event("session") for socket in (mine, other)]
+
+    assert at_open == [[{"id": old}]] * 2
+    assert moved == [[{"id": browser.sid}]] * 2
+
+
 async def test_a_handler_without_a_view_pushes_none(store: StoreProbe, serve_live: ServeLive) -> None:
     site = await serve_live(store)
     browser = site.browser()

@@ -24,6 +24,9 @@ class SessionListener(Protocol):
     def session_changed(self, keys: frozenset[str]) -> None:
         """Somebody else changed these top-level keys."""
 
+    def session_moved(self) -> None:
+        """It has another id now."""
+
     def session_ended(self, reason: str) -> None:
         """It is over."""
 
@@ -302,6 +305,7 @@ class ConnectionSession:
     def session_moved(self, sid: str) -> None:
         if self.current is not None:
             self.current.follow(sid)
+            self._listener.session_moved()
 
     def session_ended(self, reason: str) -> None:
         if self.current is None:

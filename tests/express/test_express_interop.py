@@ -396,6 +396,8 @@ class Listener:
 
     def session_saved(self, keys) -> None: ...
 
+    def session_moved(self) -> None: ...
+
     def session_ended(self, reason) -> None:
         self.ended.append(reason)
 

@@ -83,6 +83,8 @@ class Socket:
     def session_saved(self, keys: frozenset[str]) -> None:
         self.saved.append(set(keys))
 
+    def session_moved(self) -> None: ...
+
     def session_ended(self, reason: str) -> None:
         self.ended.append(reason)
         if self.restarts:

@@ -29,7 +29,7 @@ export UV_SYSTEM_CERTS ?= 1
 help: ## list these
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
-demo: $(VENV)/.made ## the Teahouse on this machine: Redis, the server, the Express sidecar
+demo: $(VENV)/.made ## the Teahouse on this machine: Redis, two servers, the Express sidecar
 	@$(MAKE) --silent --no-print-directory --keep-going -j2 $(VENV)/.demo demo/express/node_modules/.made || { \
 		test $(VENV)/.demo -nt requirements-demo.txt || exit 1; \
 		echo "• going on without the Express sidecar: its packages could not be installed, as said above"; }

@@ -1,24 +1,24 @@
-"""Opens the Teahouse: Redis, the Tornado server, and Express next door; Ctrl-C closes all of it."""
+"""Opens the Teahouse: Redis, two Tornado servers, and Express next door; Ctrl-C closes all of it."""
 
 import argparse
-import asyncio
-import errno
-import logging
+import json
 import os
 import secrets
 import signal
 import socket
 import sys
+import threading
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from demo.app import make_app
-from sstream import Application
 from sstream.testing import Process, ProcessError, RedisServer, ToolMissing, find_node
 
-EXPRESS = Path(__file__).parent / "express"
-PORTS = 100  # how far to look for a free one
+ROOT = Path(__file__).parents[1]
+EXPRESS = ROOT / "demo" / "express"
+PORTS = 100  # how far to look for free ones
+LOOK = 0.1  # seconds between two looks at what the processes have to say
 
 
 def say(name: str, text: str) -> None:
@@ -43,89 +43,132 @@ def open_redis(closing: ExitStack, *, memory: bool = False) -> str | None:
     return server.url
 
 
-def listen(app: Application, port: int) -> int:
-    """Listen on ``port`` of this machine alone, or on the next free one; tells which."""
-    for candidate in range(port, port + PORTS):
-        try:
-            app.listen(candidate, address="localhost")
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE:
-                raise
-        else:
-            taken = f" ({port} is taken)" if candidate != port else ""
-            say("Teahouse", f"http://localhost:{candidate}/{taken}")
-            return candidate
-    raise SystemExit(f"no free port from {port} to {port + PORTS - 1}")
-
-
-def free_port(after: int) -> int:
-    for candidate in range(after + 1, after + PORTS):
+def free_ports(first: int) -> Iterator[int]:
+    """The free ones from ``first`` on."""
+    for port in range(first, first + PORTS):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                probe.bind(("127.0.0.1", candidate))
+                probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
-            return candidate
-    return 0
+        yield port
+    raise SystemExit(f"not enough free ports from {first} to {first + PORTS - 1}")
 
 
-async def open_express(closing: ExitStack, *, redis: str | None, secret: str, beside: int) -> int | None:
-    """The port of the Express application, or ``None`` where it cannot run."""
+def why_no_express(redis: str | None) -> str | None:
+    """What keeps Express from running, if anything does."""
+    if redis is None:
+        return "there is no Redis, and that is where it would find the sessions"
+    if not (EXPRESS / "node_modules").is_dir():
+        return "its packages are missing; npm ci --prefix demo/express"
     try:
-        if redis is None:
-            raise ToolMissing("there is no Redis, and that is where it would find the sessions")
-        node = find_node()
-        if not (EXPRESS / "node_modules").is_dir():
-            raise ToolMissing("its packages are missing; npm ci --prefix demo/express")
-        port = free_port(beside)
-        env = {"REDIS_URL": redis, "SECRET": secret, "PORT": str(port), "TEAHOUSE_PORT": str(beside)}
-        process = closing.enter_context(Process(node, EXPRESS / "server.mjs", env=env))
-        await asyncio.to_thread(process.wait_for, r"^listening on \d+$")
-    except (ToolMissing, ProcessError) as error:
-        say("Express", f"not started: {error}")
-        return None
-    say("Express", f"http://localhost:{port}/")
-    return port
+        find_node()
+    except ToolMissing as error:
+        return str(error)
+    return None
 
 
-async def serve(closing: ExitStack, *, redis: str | None, port: int) -> None:
-    loop = asyncio.get_running_loop()
-    stopping = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stopping.set)
+def choose_doors(first: int, *, redis: str | None, express: bool) -> dict[str, int]:
+    """A port for each process, and one that the servers share; sessions in memory are those of one process."""
+    names = ["Teahouse"] if redis is None else ["Teahouse", "Server A", "Server B"]
+    return dict(zip([*names, "Express"] if express else names, free_ports(first), strict=False))
 
-    secret = os.environ.get("SECRET") or secrets.token_urlsafe(32)
-    app = make_app(secret=secret, redis=redis)
-    try:
-        await app.start()
-        port = listen(app, port)
-        app.settings["express_port"] = await open_express(closing, redis=redis, secret=secret, beside=port)
-        print("\nCtrl-C closes it.", flush=True)
-        await stopping.wait()
-    finally:
-        # From here on a second Ctrl-C ends it the hard way.
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(number)
-        print("\nClosing.", flush=True)
-        await app.close()
+
+class House:
+    """The processes, each started at once and waited for later."""
+
+    def __init__(self, closing: ExitStack, *, doors: dict[str, int], redis: str | None, secret: str) -> None:
+        self.doors = doors
+        self.processes: dict[str, Process] = {}
+        self._closing = closing
+        self._env = {"SECRET": secret, "DOORS": json.dumps(doors), "REDIS_URL": redis}
+        self._told: dict[str, int] = {}  # how much of a process' log is on the screen
+
+    def start(self) -> None:
+        for name, port in self.doors.items():
+            env = {**self._env, "PORT": str(port)}
+            if name == "Express":
+                self._start(name, find_node(), EXPRESS / "server.mjs", env=env)
+            elif name.startswith("Server"):
+                shared = {"NAME": name[-1], "SHARED_PORT": str(self.doors["Teahouse"])}
+                self._start(name, sys.executable, "-m", "demo.server", env=env | shared)
+            elif len(self.doors) == 1:
+                self._start(name, sys.executable, "-m", "demo.server", env=env | {"NAME": "A"})
+
+    def _start(self, name: str, *command: str | Path, env: dict[str, str | None]) -> None:
+        self.processes[name] = self._closing.enter_context(Process(*command, env=env, cwd=ROOT))
+
+    def wait(self) -> None:
+        """Tell of each process as soon as it listens; without a server there is no Teahouse, without Express there is.
+
+        Raises:
+            ProcessError: A server did not start.
+        """
+        for name, process in list(self.processes.items()):
+            try:
+                process.wait_for(r"^listening on \d+\n", timeout=30.0)
+            except ProcessError as error:
+                if name != "Express":
+                    raise
+                say(name, f"not started: {error}")
+                del self.processes[name]
+                continue
+            pid = f"  kill -9 {process.pid} to see the other one take over" if name.startswith("Server") else ""
+            say(name, f"http://localhost:{self.doors[name]}/{pid}")
+
+    def look(self) -> bool:
+        """Pass on what the processes have to say, and who is gone; is a server left?"""
+        for name, process in list(self.processes.items()):
+            code = process.returncode
+            log = process.log
+            for line in log[self._told.get(name, 0) :].splitlines():
+                if not line.startswith("listening on"):
+                    say("", f"{name}: {line}")
+            self._told[name] = len(log)
+            if code is not None:
+                say(name, f"is gone, {signal.Signals(-code).name if code < 0 else f'with exit status {code}'}")
+                del self.processes[name]
+        return any(name != "Express" for name in self.processes)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m demo", description=__doc__)
-    parser.add_argument("--port", type=int, default=8888, help="where to listen; the next free one if it is taken")
-    parser.add_argument("--memory", action="store_true", help="keep the sessions in memory, without Redis and Express")
+    parser.add_argument("--port", type=int, default=8888, help="where to listen; the next free ones if it is taken")
+    parser.add_argument("--memory", action="store_true", help="one process, sessions in its memory, no Express")
     options = parser.parse_args()
-    # What sstream has to say, such as that sessions are in memory, stands below what we say.
-    logging.basicConfig(format=f"{'':<12}%(message)s")
+
+    stopping = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopping.set())
+
     print("The Teahouse, a demo of sstream\n", flush=True)
     with ExitStack() as closing:
         redis = open_redis(closing, memory=options.memory)
-        asyncio.run(serve(closing, redis=redis, port=options.port))
+        missing = why_no_express(redis)
+        doors = choose_doors(options.port, redis=redis, express=missing is None)
+        secret = os.environ.get("SECRET") or secrets.token_urlsafe(32)
+        house = House(closing, doors=doors, redis=redis, secret=secret)
+        house.start()
+        house.wait()
+        if missing:
+            say("Express", f"not started: {missing}")
+        if redis is None:
+            say("", "One process, and its memory: two of them, and Express, need a Redis between them.")
+        taken = f" ({options.port} is taken)" if doors["Teahouse"] != options.port else ""
+        print(f"\n  Open      http://localhost:{doors['Teahouse']}/{taken}\n\nCtrl-C closes it.", flush=True)
+        while house.look() and not stopping.wait(LOOK):
+            pass
+        # From here on a second Ctrl-C ends it the hard way.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.default_int_handler)
+        print("\nClosing.", flush=True)
 
 
 if __name__ == "__main__":
     try:
         main()
+    except ProcessError as error:
+        sys.exit(str(error))
     except KeyboardInterrupt:
         sys.exit(130)

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from sstream import Session
 
-__all__ = ["TEAS", "Tea", "Writer", "add", "clear", "remove", "total", "view"]
+__all__ = ["TEAS", "Tea", "Writer", "add", "clear", "remove", "total"]
 
 # Express reads the same file.
 TEAS: dict[str, dict[str, Any]] = json.loads((Path(__file__).parent / "teas.json").read_text(encoding="utf-8"))
@@ -40,10 +40,3 @@ def clear(session: Session, writer: Writer) -> None:
 def total(cart: dict[str, int]) -> int:
     """The price of a cart in cents."""
     return sum(TEAS[tea]["price"] * count for tea, count in cart.items() if tea in TEAS)
-
-
-def view(session: Session) -> dict[str, Any] | None:
-    """What the browser may see of a session: a shortened id, never the whole; ``None`` while nothing is stored."""
-    if not session:
-        return None
-    return {"id": session.id[:8], "ttl": session.max_age, "data": dict(session)}

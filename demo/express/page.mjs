@@ -43,6 +43,11 @@ const ordered = ([id, tea], count) => `<li data-tea="${id}">${cup(tea)}
 const door = (name, label, last) => `<li data-writer="${name}"${name === last ? ' aria-current="true"' : ""}>
   ${icon(name)}${label}</li>`;
 
+function link(req, [name, port]) {
+  const current = req.socket.localPort === port ? ' aria-current="page"' : "";
+  return `<a href="http://${escape(req.hostname)}:${port}/"${current}>${name} <span>:${port}</span></a>`;
+}
+
 function sessionPanel(id, ttl, data) {
   return `<h3 id="writer-title">Last written by</h3>
     <ul class="doors" aria-labelledby="writer-title">
@@ -61,11 +66,10 @@ const NONE = `<div class="none"><p><strong>No session yet.</strong>
   Nothing is stored and no session cookie is set until you add a tea.</p></div>`;
 
 /** The whole page. `ttl` is what Redis says, in seconds; below zero there is no stored session. */
-export function page(req, ttl, teahousePort) {
+export function page(req, ttl, doors) {
   const { cookie, ...data } = req.session;
   const cart = Object.entries(TEAS).filter(([id]) => data.cart?.[id] > 0);
   const total = cart.reduce((sum, [id, tea]) => sum + tea.price * data.cart[id], 0);
-  const teahouse = `${req.hostname}:${teahousePort}`;
   return `<!doctype html>
 <html lang="en">
 <head>
@@ -82,17 +86,16 @@ ${ICONS}
 <header class="house">
   <p class="name">${icon("cup")}Teahouse</p>
   <nav aria-label="Servers of this session">
-    <a href="http://${escape(teahouse)}/">Tornado <span>${escape(teahouse)}</span></a>
-    <a href="/" aria-current="page">Express <span>${escape(req.get("host"))}</span></a>
+    ${Object.entries(doors).map((entry) => link(req, entry)).join("")}
   </nav>
 </header>
 <main>
   <div class="lead">
     <h1>The door to Express</h1>
     <p>An ordinary Express application, with express-session and connect-redis. What you add here shows at once in
-       every open Tornado page; what you add there is here after a reload.</p>
+       every open tab of the Teahouse; what you add there is here after a reload.</p>
   </div>
-  <div class="panels">
+  <div class="panels two">
     <section class="panel session" aria-labelledby="session-title">
       <h2 id="session-title">Session</h2>
       ${ttl < 0 ? NONE : sessionPanel(req.sessionID, ttl, data)}

@@ -7,7 +7,8 @@ import session from "express-session";
 import { createClient } from "redis";
 import { HEADERS, TEAS, page } from "./page.mjs";
 
-const { REDIS_URL, SECRET, PORT, HOST = "127.0.0.1", TEAHOUSE_PORT } = process.env;
+const { REDIS_URL, SECRET, PORT, HOST = "127.0.0.1", DOORS = "{}" } = process.env;
+const doors = JSON.parse(DOORS); // the ports of all processes by their names
 
 const client = createClient({ url: REDIS_URL });
 client.on("error", (error) => console.error(`redis: ${error.message}`));
@@ -28,7 +29,7 @@ app.use(session({
 }));
 app.use(express.urlencoded({ extended: false }), fromHere);
 
-app.get("/", async (req, res) => res.send(page(req, await client.ttl(`sess:${req.sessionID}`), TEAHOUSE_PORT)));
+app.get("/", async (req, res) => res.send(page(req, await client.ttl(`sess:${req.sessionID}`), doors)));
 
 app.post("/cart/add", write((cart, tea) => ({ ...cart, [tea]: (cart[tea] ?? 0) + 1 })));
 app.post("/cart/remove", write((cart, tea) => ({ ...cart, [tea]: (cart[tea] ?? 0) - 1 })));

@@ -115,10 +115,13 @@ async def test_the_page_tells_that_express_is_not_there(visitor):
     assert ">Express <span>" not in page
 
 
-async def test_the_page_links_to_express_on_the_host_the_visitor_came_by(visitor, teahouse):
-    teahouse.settings["express_port"] = 8889
+async def test_the_page_links_to_all_doors_on_the_host_the_visitor_came_by(visitor, teahouse, port):
+    teahouse.settings["doors"] = {"Teahouse": port, "Express": 8889}
 
-    assert 'href="http://127.0.0.1:8889/"' in await visitor.get()
+    page = await visitor.get()
+
+    assert 'href="http://127.0.0.1:8889/"' in page
+    assert f'href="http://127.0.0.1:{port}/" aria-current="page"' in page
 
 
 # Calls

@@ -23,7 +23,7 @@ def teahouse_redis(redis_url):
 @pytest.fixture
 async def express(visitor, node, redis_url):
     """The same visitor at Express: cookies know no ports."""
-    env = {"REDIS_URL": redis_url, "SECRET": "a test's own secret", "PORT": "0", "TEAHOUSE_PORT": "8888"}
+    env = {"REDIS_URL": redis_url, "SECRET": "a test's own secret", "PORT": "0", "DOORS": '{"Teahouse": 8888}'}
     with Process(node, SERVER, env=env) as process:
         listening = await asyncio.to_thread(process.wait_for, r"^listening on (\d+)$")
         yield Visitor(int(listening[1]), cookies=visitor.cookies)

@@ -82,6 +82,14 @@ class Line:
             if message[:2] == [2, name]:
                 return message[2]
 
+    async def end(self) -> int | None:
+        """The code with which the server closes it, waited for."""
+        while await self.connection.read_message() is not None:
+            pass
+        code = self.connection.close_code
+        self.connection.close()
+        return code
+
     async def close(self) -> None:
         self.connection.close()
         while await self.connection.read_message() is not None:

@@ -6,7 +6,7 @@ from tornado.web import RequestHandler
 
 from sstream import Application, RPCHandler, SessionMixin, SessionOptions, load_session, rpc
 
-POLICY = "default-src 'none'; script-src 'self'; connect-src 'self'"
+POLICY = "default-src 'none'; script-src 'self'; connect-src 'self'; img-src 'self'"  # Firefox looks for /favicon.ico
 
 
 class Home(RequestHandler):

@@ -171,7 +171,7 @@ class Play:
         self._actors = [visitor for visitor in self.visitors if visitor.number in named]
         self._slots: list[Connection | None] = [None] * SLOTS
         self._connections: list[Connection] = []
-        self._running: set[asyncio.Task[None]] = set()
+        self._running: set[asyncio.Future[None]] = set()
         self._failures: list[BaseException] = []
         self._timers: list[asyncio.TimerHandle] = []
         self._began = time.monotonic()
@@ -321,7 +321,13 @@ class Play:
     async def trade(self, visitor: Visitor, tab: Browser, trading: Awaitable[Page]) -> Page:
         """A browser trades a ticket."""
         record = self.model.begin("trade", self._now(), visitor=visitor.number, shown=tab.sid)
-        page = await trading
+        ended = asyncio.get_running_loop().create_future()
+        self._running.add(ended)  # nobody looks at Redis in the midst of a move
+        try:
+            page = await trading
+        finally:
+            self._running.discard(ended)
+            ended.set_result(None)
         record.note = str(page.status)
         visitor.note_cookie()
         if page.status == 204:

@@ -13,7 +13,7 @@ from sstream.errors import (
 )
 from sstream.handlers import RPCHandler, SessionMixin
 from sstream.limits import Limits
-from sstream.pubsub import Broker, ChannelOptions, MemoryBroker, RedisBroker
+from sstream.pubsub import Broker, ChannelOptions, MemoryBroker, PresenceOptions, RedisBroker
 from sstream.rpc.middleware import Request, debug, load_session, rate_limit, require_user
 from sstream.rpc.registry import Actions, load_actions, rpc
 from sstream.session.options import SessionOptions
@@ -33,6 +33,7 @@ __all__ = [
     "Limits",
     "MemoryBroker",
     "MemoryStore",
+    "PresenceOptions",
     "RPCError",
     "RPCHandler",
     "RedisBroker",

@@ -33,7 +33,7 @@ from sstream.errors import ConfigurationError, SessionGone, StoreError
 from sstream.handlers import RPCHandler, SessionMixin, is_origin, is_same_origin
 from sstream.limits import Limits
 from sstream.listening import ListeningSocket
-from sstream.pubsub import Broker, ChannelOptions, Hub, MemoryBroker, Presence, Publisher, RedisBroker
+from sstream.pubsub import Broker, ChannelOptions, Hub, MemoryBroker, Presence, PresenceOptions, Publisher, RedisBroker
 from sstream.rpc.dispatch import drain_detached
 from sstream.serving import loop_factory, serve_until_signal, urls_of
 from sstream.session import cookie
@@ -81,6 +81,7 @@ class Application(tornado.web.Application):
         production: Refuse what is fit for development alone.
         debug: Tornado's debug mode: start anew when a file changes, show tracebacks to visitors.
         limits: What a socket, a message and a process may use.
+        presence: How soon the users of a channel hear of who is gone; ``channel_options`` says which channels tell.
         clock: Unix time in seconds, where a test turns it (`sstream.testing.Clock`): what sessions, and memory's store
             and broker, go by. ``None`` is the machine's.
         settings: Any other setting of Tornado's.
@@ -103,12 +104,14 @@ class Application(tornado.web.Application):
         production: bool | None = None,
         debug: bool | None = None,
         limits: Limits | None = None,
+        presence: PresenceOptions | None = None,
         clock: Callable[[], float] | None = None,
         **settings: Any,
     ) -> None:
         outside.check_names(Application)
         options = outside.fill(session if session is not None else SessionOptions(), "SSTREAM_SESSION_")
         self.limits = outside.fill(limits if limits is not None else Limits(), "SSTREAM_LIMITS_")
+        times = outside.fill(presence if presence is not None else PresenceOptions(), "SSTREAM_PRESENCE_")
         chosen = outside.choose(
             Application,
             redis=redis,
@@ -139,7 +142,7 @@ class Application(tornado.web.Application):
             counts=self.counters.sessions,
         )
         self.hub = Hub(self.broker, channel_options=self.channel_options)
-        self.presence = Presence(self.broker, self.hub)
+        self.presence = Presence(self.broker, self.hub, times)
         self.publish = Publisher(self.broker, channel_options=self.channel_options)
         self.sockets: dict[str, RPCHandler] = {}
         self._servers: list[HTTPServer] = []

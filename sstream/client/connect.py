@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 from tornado.httpclient import AsyncHTTPClient, HTTPClientError, HTTPRequest
-from tornado.websocket import WebSocketClientConnection, WebSocketError, websocket_connect
+from tornado.websocket import WebSocketClientConnection, WebSocketClosedError, WebSocketError, websocket_connect
 
 from sstream.client.channel import GAP, Channel, Event
 from sstream.client.events import ClosedError, Emitter, Inbox
@@ -480,8 +480,11 @@ class Socket(Emitter):
     def _write(self, payload: bytes | str) -> None:
         if self._connection is None or self._connection.protocol is None:
             return  # it is being closed
-        written = self._connection.write_message(payload, binary=self._codec.binary)
-        # A connection that breaks tells so by its end.
+        # A connection that breaks tells so by its end, which may not have come yet.
+        try:
+            written = self._connection.write_message(payload, binary=self._codec.binary)
+        except WebSocketClosedError:
+            return
         written.add_done_callback(lambda done: done.cancelled() or done.exception())
 
     def _receive(self, payload: bytes | str) -> None:

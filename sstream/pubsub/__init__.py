@@ -4,7 +4,7 @@ from sstream.pubsub.broker import Broker, Listener, MemoryBroker, Recovery
 from sstream.pubsub.channels import ChannelOptions, History
 from sstream.pubsub.hub import Hub
 from sstream.pubsub.message import Message, Position
-from sstream.pubsub.presence import Presence, Present
+from sstream.pubsub.presence import Presence, PresenceOptions, Present
 from sstream.pubsub.publisher import Publisher
 from sstream.pubsub.redis import RedisBroker
 
@@ -18,6 +18,7 @@ __all__ = [
     "Message",
     "Position",
     "Presence",
+    "PresenceOptions",
     "Present",
     "Publisher",
     "Recovery",

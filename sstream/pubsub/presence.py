@@ -9,14 +9,15 @@ from typing import Any, Final
 
 import msgspec
 
-from sstream.errors import BrokerError
+from sstream.errors import BrokerError, ConfigurationError
+from sstream.options import Options
 from sstream.pubsub.broker import Broker
 from sstream.pubsub.fanout import Socket
 from sstream.pubsub.hub import Hub
 from sstream.pubsub.rounds import Rounds
 from sstream.pubsub.topics import channel_topic, user_topic
 
-__all__ = ["Presence", "Present"]
+__all__ = ["Presence", "PresenceOptions", "Present"]
 
 log = logging.getLogger("sstream.pubsub")
 
@@ -25,6 +26,29 @@ TICK: Final = 0.002  # seconds; a broker may count in milliseconds
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_map = msgspec.msgpack.Decoder(dict[str, Any]).decode
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PresenceOptions(Options):
+    """How soon the others hear of who is gone.
+
+    Attributes:
+        ttl: Seconds for which a process's word about its users counts. One that dies loses them after ``ttl +
+            heartbeat`` seconds at most.
+        heartbeat: Seconds between its words.
+        grace: Seconds that a user may be away unnoticed, for a reconnect.
+    """
+
+    ttl: float = 20.0
+    heartbeat: float = 6.0
+    grace: float = 5.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.heartbeat < self.ttl or self.grace < 0:
+            raise ConfigurationError(
+                f"ttl={self.ttl}, heartbeat={self.heartbeat} and grace={self.grace}: legal are a heartbeat of more "
+                "than 0 and less than ttl seconds, and a grace of 0 or more"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +70,7 @@ class Presence:
     Args:
         broker: Where the lists are.
         hub: Which channels this node listens to: those it helps to keep.
-        ttl: Seconds for which a node's word counts.
-        heartbeat: Seconds between its words. ``ttl + heartbeat`` is how long a dead node's users stay at most.
-        grace: Seconds that a user may be away unnoticed.
+        options: How soon.
         node: A name of this process that no other has; it holds no space.
     """
 
@@ -56,17 +78,16 @@ class Presence:
         self,
         broker: Broker,
         hub: Hub,
+        options: PresenceOptions | None = None,
         *,
-        ttl: float = 20.0,
-        heartbeat: float = 6.0,
-        grace: float = 5.0,
         node: str | None = None,
     ) -> None:
+        times = options if options is not None else PresenceOptions()
         self._broker = broker
         self._hub = hub
-        self._ttl = ttl
-        self._heartbeat = heartbeat
-        self._grace = grace
+        self._ttl = times.ttl
+        self._heartbeat = times.heartbeat
+        self._grace = times.grace
         self._node = node or secrets.token_hex(8)
         self._here: dict[str, dict[str, bytes]] = {}  # by topic, then by user: what is told of that user
         self._standing: dict[tuple[str, str], dict[Socket, None]] = {}  # by topic and user

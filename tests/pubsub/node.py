@@ -8,7 +8,7 @@ of events of each publisher, whether every socket got all of them in order.
 import asyncio
 import sys
 
-from sstream.pubsub import Hub, Presence, RedisBroker
+from sstream.pubsub import Hub, Presence, PresenceOptions, RedisBroker
 
 from .listening import Inbox, with_history
 
@@ -36,7 +36,7 @@ async def attend(url: str, channel: str, *users: str) -> None:
     broker = RedisBroker(url)
     hub = Hub(broker, channel_options=with_history)
     await hub.start()
-    presence = Presence(broker, hub, ttl=1.0, heartbeat=0.2, grace=0.3)
+    presence = Presence(broker, hub, PresenceOptions(ttl=1.0, heartbeat=0.2, grace=0.3))
     await presence.start()
     inbox = Inbox()
     await hub.bind(inbox, f"channel:{channel}")

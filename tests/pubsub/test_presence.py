@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from sstream.errors import BrokerError
-from sstream.pubsub import Hub, MemoryBroker, Presence, Present, RedisBroker
+from sstream.errors import BrokerError, ConfigurationError
+from sstream.pubsub import Hub, MemoryBroker, Presence, PresenceOptions, Present, RedisBroker
 from sstream.testing import Process
 
 from .listening import Inbox, eventually, with_history
@@ -21,7 +21,8 @@ class Node:
     def __init__(self, broker, **times):
         self.broker = broker
         self.hub = Hub(broker, channel_options=with_history)
-        self.presence = Presence(broker, self.hub, **{"ttl": FOR_EVER, "heartbeat": FOR_EVER, "grace": 0.05} | times)
+        times = {"ttl": FOR_EVER, "heartbeat": FOR_EVER / 2, "grace": 0.05} | times
+        self.presence = Presence(broker, self.hub, PresenceOptions(**times))
         self.onlooker = Inbox("onlooker")
 
     async def __aenter__(self):
@@ -254,6 +255,12 @@ async def test_killed_process_loses_its_users_and_no_others(redis_url):
 
 
 def test_dead_node_is_forgotten_within_thirty_seconds_by_default():
-    presence = Presence.__init__.__kwdefaults__
+    times = PresenceOptions()
 
-    assert presence["ttl"] + presence["heartbeat"] < 30
+    assert times.ttl + times.heartbeat < 30
+
+
+@pytest.mark.parametrize("times", [{"ttl": 5.0}, {"heartbeat": 0.0}, {"grace": -1.0}])
+def test_times_that_cannot_work_are_refused(times):
+    with pytest.raises(ConfigurationError, match="legal are a heartbeat of more than 0 and less than ttl"):
+        PresenceOptions(**times)

@@ -146,6 +146,13 @@ def test_what_does_no_io_knows_neither_tornado_nor_redis(module: str) -> None:
     assert not roots & {"tornado", "redis", "hiredis", "asyncio", "socket"}
 
 
+def test_pytest_is_known_to_its_plugin_alone() -> None:
+    knowing = {module for module in FILES if "pytest" in {name.partition(".")[0] for name in imports_of(module)}}
+
+    assert knowing == {"sstream.testing.pytest"}
+    assert not [module for module in FILES if "sstream.testing.pytest" in imports_of(module, types=True)]
+
+
 def test_errors_imports_nothing_of_ours() -> None:
     assert not ours(imports_of("sstream.errors", types=True))
 

@@ -4,22 +4,15 @@ import pytest
 
 from sstream.pubsub import MemoryBroker
 from sstream.pubsub.channels import History
+from sstream.testing import Clock
 
 from .contract import LOBBY, BrokerContract, event
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class TestMemoryBroker(BrokerContract):
     @pytest.fixture
     def clock(self):
-        return Clock()
+        return Clock(1000)
 
     @pytest.fixture
     def broker(self, clock):
@@ -32,7 +25,7 @@ class TestMemoryBroker(BrokerContract):
     @pytest.fixture
     def pass_time(self, clock):
         async def pass_time(seconds):
-            clock.now += seconds
+            clock.turn(seconds)
 
         return pass_time
 
@@ -46,7 +39,7 @@ class TestMemoryBroker(BrokerContract):
     async def test_logs_of_forgotten_channels_are_dropped_one_by_one(self, broker, clock):
         for number in range(50):
             await broker.publish(f"channel:{number}", event(1), History(1, 1))
-        clock.now += 30 * 86400 + 2
+        clock.turn(30 * 86400 + 2)
 
         for _ in range(50):
             await broker.publish(LOBBY, event(1), History(1, 1))

@@ -10,6 +10,7 @@ import pytest
 from sstream.errors import FORBIDDEN, TOO_MANY, ConfigurationError, RPCError
 from sstream.rpc.middleware import Request, debug, load_session, rate_limit, require_user
 from sstream.rpc.registry import Actions, rpc
+from sstream.testing import Clock
 from tests.rpc.sockets import SessionHandler
 
 trail: list[str] = []
@@ -249,17 +250,8 @@ async def test_require_user_lets_users_through():
     assert await require_user(Request("x", [], None, 1, None, 0.0, None, Visitor(42)), call_next) == "in"
 
 
-class Clock:
-    """A time that stands still until it is told."""
-
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 async def test_rate_limit_refuses_what_is_too_much(open_socket):
-    clock = Clock()
+    clock = Clock(1000)
 
     class Holder:
         @rpc(use=[rate_limit(3, 1.5, clock=clock)])
@@ -275,7 +267,7 @@ async def test_rate_limit_refuses_what_is_too_much(open_socket):
 
 
 async def test_rate_limit_lets_calls_through_again_in_time(open_socket):
-    clock = Clock()
+    clock = Clock(1000)
 
     class Holder:
         @rpc(use=[rate_limit(2, 1, clock=clock)])
@@ -286,7 +278,7 @@ async def test_rate_limit_lets_calls_through_again_in_time(open_socket):
     for _ in range(3):
         socket.call("method")
 
-    clock.now += 0.5
+    clock.turn(0.5)
 
     assert socket.call("method") == (None, 5)
     assert socket.call("method")[0][0] == TOO_MANY
@@ -294,7 +286,7 @@ async def test_rate_limit_lets_calls_through_again_in_time(open_socket):
 
 async def test_rate_limit_counts_each_socket_alone(open_socket):
     class Holder:
-        @rpc(use=[rate_limit(1, 1, clock=Clock())])
+        @rpc(use=[rate_limit(1, 1, clock=Clock(1000))])
         def method(self) -> int:
             return 5
 
@@ -306,7 +298,7 @@ async def test_rate_limit_counts_each_socket_alone(open_socket):
 
 async def test_rate_limit_counts_by_a_key(open_socket):
     class Holder:
-        @rpc(use=[rate_limit(1, 1, key=lambda request: request.params[0], clock=Clock())])
+        @rpc(use=[rate_limit(1, 1, key=lambda request: request.params[0], clock=Clock(1000))])
         def method(self, who: str) -> int:
             return 5
 
@@ -317,14 +309,14 @@ async def test_rate_limit_counts_by_a_key(open_socket):
 
 
 async def test_rate_limit_forgets_keys_that_are_idle():
-    clock = Clock()
+    clock = Clock(1000)
     limit = rate_limit(1, 1, key=lambda request: request.id, clock=clock)
     [keys] = [cell.cell_contents for cell in limit.__closure__ if isinstance(cell.cell_contents, dict)]
 
     async def call_next(request: Request) -> None: ...
 
     for number in range(20_000):
-        clock.now += 0.01
+        clock.turn(0.01)
         await limit(Request("x", [], None, number, None, 0.0, None), call_next)
 
     assert len(keys) <= 4096

@@ -467,6 +467,14 @@ async def test_call_under_way_fails_when_the_connection_is_lost(dial):
     assert caught.value.code == 4000
 
 
+async def test_call_in_the_moment_in_which_the_connection_breaks_is_a_closed_error(dial):
+    s = await dial(backoff=QUICK)
+    s._connection.protocol.stream.close()  # and nobody has told the socket so far
+
+    with pytest.raises(ClosedError):
+        await within(s.call("add", 2, 3), "the end of the call")
+
+
 async def test_queued_call_is_sent_again_after_a_reconnect(dial):
     s = await dial(backoff=QUICK)
     s.notify("drop", 4000)

@@ -1,12 +1,13 @@
 """A site for test_browser.py: a page that loads the client, and what it calls. Prints its URL."""
 
 import asyncio
+from typing import Any
 
 from tornado.web import RequestHandler
 
 from sstream import Application, RPCHandler, SessionMixin, SessionOptions, load_session, rpc
 
-POLICY = "default-src 'none'; script-src 'self'; connect-src 'self'; img-src 'self'"  # Firefox looks for /favicon.ico
+POLICY = "default-src 'none'; script-src 'self'; connect-src 'self'; img-src 'self'"
 
 
 class Home(RequestHandler):
@@ -27,12 +28,22 @@ class Script(RequestHandler):
         )
 
 
+class Icon(RequestHandler):
+    """Browsers look for it; there is none, and that is no error."""
+
+    def get(self) -> None:
+        self.set_status(204)
+
+
 class Teas(SessionMixin, RequestHandler):
     def get(self) -> None:
         self.finish({"user": self.session.user_id, "teas": self.session.get("teas", [])})
 
 
 class Live(RPCHandler):
+    def session_view(self) -> dict[str, Any] | None:
+        return {"teas": self.session["teas"]} if "teas" in self.session else None
+
     @rpc
     def reverse(self, value: bytes) -> bytes:
         return value[::-1]
@@ -50,12 +61,20 @@ class Live(RPCHandler):
         self.session.setdefault("teas", []).append(tea)
 
     @rpc(use=[load_session])
+    def note(self, key: str, text: str) -> None:
+        self.session.setdefault("notes", {}).setdefault(key, text)
+
+    @rpc(use=[load_session])
+    def notes(self) -> list[str]:
+        return list(self.session.get("notes", {}).values())
+
+    @rpc(use=[load_session])
     async def log_in(self, user: str) -> None:
         await self.session.set_user_id(user)
 
 
 async def main() -> None:
-    routes = [("/", Home), ("/page.js", Script), ("/teas", Teas), ("/ws", Live)]
+    routes = [("/", Home), ("/page.js", Script), ("/favicon.ico", Icon), ("/teas", Teas), ("/ws", Live)]
     application = Application(routes, session=SessionOptions(secret="a test's own secret"))
     server = application.listen(0, "127.0.0.1")
     (listening,) = server._sockets.values()

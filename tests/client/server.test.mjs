@@ -152,6 +152,23 @@ test("a channel that is not open is refused", async (t) => {
   assert.equal((await failure(s.channel("secret").subscribe())).code, 4003);
 });
 
+test("who is in a channel is told, with those who come and go", async (t) => {
+  const [ann, bob] = await Promise.all([open(t, new Jar().options), open(t, new Jar().options)]);
+  await ann.call("log_in", ["ann"]);
+  await bob.call("log_in", ["bob"]);
+  const house = ann.channel("house");
+  const joined = collect(house, "joined");
+
+  await house.subscribe();
+  await bob.channel("house").subscribe();
+  while (joined.length < 2) await next(house, "joined");
+
+  assert.deepEqual(joined.map(([user]) => user), ["ann", "bob"]);
+  assert.deepEqual(await house.presence(), [{ user: "ann", about: {} }, { user: "bob", about: {} }]);
+  const stranger = await open(t);
+  assert.equal((await failure(stranger.channel("house").presence())).code, 4003);
+});
+
 test("what was said while the socket was away is recovered, once and in order", async (t) => {
   const [s, other] = [await open(t, { backoff: { random: () => 1, min: 1000, max: 1000 } }), await open(t)];
   const room = s.channel("history:one");

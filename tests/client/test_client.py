@@ -51,7 +51,9 @@ class Live(RPCHandler):
 
     @classmethod
     def channel_options(cls, channel: str) -> ChannelOptions | None:
-        return ChannelOptions(history=(10, 60)) if channel.startswith("history:") else None
+        if channel.startswith("history:"):
+            return ChannelOptions(history=(10, 60))
+        return ChannelOptions(presence=True) if channel == "house" else None
 
     def may_subscribe(self, channel: str) -> bool:
         return channel != "secret"

@@ -2,13 +2,15 @@
 
 import sys
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 
 from sstream.testing import Process, ToolMissing
 
 from .firefox import LISTENING, Firefox, control, find_firefox, start_firefox
-from .test_browser import HERE
+
+HERE = Path(__file__).parent
 
 
 @pytest.fixture(scope="module")

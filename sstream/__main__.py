@@ -5,8 +5,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sstream.commands import describe, new, publish, run, settings
-from sstream.errors import ConfigurationError
+from sstream.commands import describe, doctor, new, publish, run, sessions, settings
+from sstream.errors import ConfigurationError, SStreamError
 from sstream.version import __version__
 
 __all__ = ["main"]
@@ -17,6 +17,8 @@ COMMANDS: tuple[Callable[[Any], None], ...] = (
     publish.add_command,
     describe.add_command,
     settings.add_command,
+    sessions.add_command,
+    doctor.add_command,
 )
 
 
@@ -33,6 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigurationError as error:
         print(f"sstream: {error}", file=sys.stderr)  # noqa: T201, this is a program
         return 2
+    except SStreamError as error:
+        print(f"sstream: {error}", file=sys.stderr)  # noqa: T201
+        return 1
     return status
 
 

@@ -36,6 +36,7 @@ __all__ = [
     "read",
     "settings_of",
     "suggestion",
+    "without_password",
 ]
 
 T = TypeVar("T", bound=Options)
@@ -134,7 +135,7 @@ class Found:
         if self.setting.is_secret:
             return "(not shown)"
         if isinstance(self.value, str):
-            return _without_password(self.value)
+            return without_password(self.value)
         return ", ".join(self.value) if isinstance(self.value, tuple) else str(self.value)
 
 
@@ -237,7 +238,8 @@ def _parse(setting: Setting, value: Any, place: str) -> Found:
         raise ConfigurationError(f"{place}={value!r}; legal are {legal}: {_one_line(setting.text)}") from None
 
 
-def _without_password(text: str) -> str:
+def without_password(text: str) -> str:
+    """A text as it may be shown: of a URL without the password and what else it has to log in with."""
     try:
         parts = urlsplit(text)
     except ValueError:

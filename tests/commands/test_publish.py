@@ -92,7 +92,7 @@ def test_a_redis_that_is_away_is_told_without_the_password(capsys):
 def test_a_url_that_is_none_is_told(capsys, url):
     assert main(["publish", url, "all", "message"]) == 2
 
-    assert "not the URL of a Redis" in capsys.readouterr().err
+    assert "not a Redis URL" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["10", "10,x", "0,60"])

@@ -2822,6 +2822,41 @@ async def test_a_channel_with_history_gives_a_browser_that_comes_back_what_it_mi
     assert await back.receive("said") == [4]
 
 
+async def test_a_socket_that_its_session_has_bound_and_that_follows_hears_each_event_once(
+    memory: StoreProbe, serve_live: ServeLive
+) -> None:
+    class Room(Live):
+        @classmethod
+        def channel_options(cls, channel: str) -> ChannelOptions | None:
+            return ChannelOptions(history=(10, 60)) if channel == "room" else None
+
+        def may_subscribe(self, channel: str) -> bool:
+            return True
+
+        @rpc(use=[load_session])
+        async def stay(self) -> None:
+            await self.session.channels.subscribe("room")
+
+    site = await serve_live(memory, Room)
+    browser = site.browser()
+    await browser.get("/put?a=1")
+    first = await browser.connect()
+    await first.call("stay")
+    since = await first.call("sstream.subscribe", "room")
+    await first.close()
+
+    back = await browser.connect()  # in the channel by its session, before it asks
+    await site.app.publish.channel("room", "said", 1)
+    heard = [await back.receive("said")]
+    reply = await back.call("sstream.subscribe", "room", {"offset": since["offset"], "epoch": since["epoch"]})
+    await site.app.publish.channel("room", "said", 2)
+    heard.append(await back.receive("said"))
+
+    assert reply["recovered"] is True
+    assert heard == [[1], [2]]
+    await back.assert_silent("said")
+
+
 async def test_a_sessions_channels_are_bounded_as_well(store: StoreProbe, serve_live: ServeLive) -> None:
     site = await serve_live(store, Talking, limits=Limits(channels=3))
     browser = site.browser()

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
-from sstream.pubsub.message import Message
+from sstream.pubsub.message import Message, Position
 
 __all__ = ["FanOut", "Member", "Socket"]
 
@@ -32,12 +32,19 @@ class Member:
 
     Whoever changes the place changes ``deliver``: to the socket, into a list while it is catching up, to nowhere when
     it has left. The loop over ten thousand members then needs no question per member.
+
+    Attributes:
+        had_since: In a channel with history: every event after this place was handed to the socket, or is on its way;
+            ``None`` while that is not known.
+        era: The topic's at that time; a gap begins a new one.
     """
 
-    __slots__ = ("deliver", "socket")
+    __slots__ = ("deliver", "era", "had_since", "socket")
 
     def __init__(self, socket: Socket) -> None:
         self.socket = socket
+        self.had_since: Position | None = None
+        self.era = 0
         self.deliver: Callable[[Message], object] = socket.deliver
 
 

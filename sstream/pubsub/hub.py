@@ -27,7 +27,7 @@ AT_ONCE: Final = 100  # histories read side by side after an outage
 class _Log:
     """Where this process stands in a channel with history."""
 
-    __slots__ = ("held", "history", "overflowed", "position", "recovering")
+    __slots__ = ("era", "held", "history", "overflowed", "position", "recovering")
 
     def __init__(self, history: History) -> None:
         self.history = history
@@ -35,6 +35,14 @@ class _Log:
         self.held: list[Message] | None = []  # what was heard while history is being read; None: live
         self.overflowed = False
         self.recovering = False
+        self.era = 0  # how many gaps were told
+
+    def begin(self, position: Position | None) -> bool:
+        """Take the place where the channel was, unless a recovery is under way, or has come and gone meanwhile."""
+        if self.recovering or self.position is not None:
+            return False
+        self.position = position
+        return True
 
     def hold(self, message: Message) -> None:
         assert self.held is not None
@@ -133,8 +141,9 @@ class Hub:
 
         What was missed after ``since`` is handed to the socket before anything later, and where that is not to be had,
         the event of the gap is. With ``replay=False`` it is only returned, and the caller sees to the order.
-        ``since=None``: from now on. A socket that already listens to the topic starts anew at that place. A topic
-        without history is bound, and its recovery has no position.
+        ``since=None``: from now on. A socket that already listens to the topic, and has had all that came after
+        ``since``, just goes on; one that has a hole before what it had starts anew at that place. A topic without
+        history is bound, and its recovery has no position.
 
         Raises:
             BrokerError: The broker did not answer; the socket does not listen to the topic.
@@ -143,9 +152,13 @@ class Hub:
         if history is None:
             await self.bind(socket, topic)
             return Recovery(None, since is None)
+        if since is not None and replay and self._has_had(socket, topic, since):
+            # Some of it may still be on its way, so the recovery ends where the reader knows that it is.
+            return Recovery(since, True)
         self._leave(socket, topic)
         self._join(socket, (topic,))
         member = self._sockets[socket][topic]
+        member.had_since = None
         held: list[Message] = []
         member.deliver = held.append
         try:
@@ -156,6 +169,7 @@ class Hub:
                 self._leave(socket, topic)
             raise
         if self._is_current(member, topic):
+            self._note(member, topic, since if recovery.recovered and since is not None else recovery.position)
             self._go_live(member, topic, recovery, held, replay)
         return recovery
 
@@ -205,7 +219,9 @@ class Hub:
                 if options_of(name, self._channel_options).presence:
                     self._present_topics[name] = None
                 self._rounds.add(name)
-            mine[name] = topic.members[socket] = Member(socket)
+            mine[name] = topic.members[socket] = member = Member(socket)
+            if topic.log is not None:
+                member.had_since, member.era = topic.log.position, topic.log.era
             topic.snapshot = None
         return new
 
@@ -228,6 +244,22 @@ class Hub:
         topic.snapshot = None
         if not topic.members:
             self._rounds.add(name)
+
+    def _note(self, member: Member, name: str, position: Position | None) -> None:
+        """Note from where on a member has had everything."""
+        record = self._topics[name].log
+        if record is not None:
+            member.had_since, member.era = position, record.era
+
+    def _has_had(self, socket: Socket, name: str, since: Position) -> bool:
+        """Was everything after ``since`` handed to a socket already, or will be?"""
+        topic, member = self._topics.get(name), self._sockets.get(socket, {}).get(name)
+        if topic is None or member is None or topic.log is None:
+            return False
+        start, now = member.had_since, topic.log.position
+        if start is None or now is None or member.era != topic.log.era:
+            return False
+        return start.epoch == since.epoch == now.epoch and start.offset <= since.offset <= now.offset
 
     def _is_current(self, member: Member, name: str) -> bool:
         return self._sockets.get(member.socket, {}).get(name) is member
@@ -269,8 +301,10 @@ class Hub:
         if record is not None and record.position is None and not record.recovering:
             # The read follows the acknowledgement: whatever comes later than the position is on its way to us.
             recovery = await self._broker.history(name, None, record.history)
-            if not record.recovering:
-                record.position = recovery.position
+            if record.begin(recovery.position):
+                for member in topic.members.values():
+                    if member.deliver == member.socket.deliver:  # not one that is catching up by itself
+                        self._note(member, name, recovery.position)
                 self._go_on(name, topic)
         topic.acknowledged = True
 
@@ -363,6 +397,7 @@ class Hub:
         recovery = await self._read_patiently(name, record)
         if recovery is None or not recovery.recovered or since is None:
             record.position = _before(record.held, since) or (recovery.position if recovery is not None else None)
+            record.era += 1
             self._send(name, topic, Message.gap(channel_of(name), record.position))
         else:
             record.position = recovery.position
@@ -373,6 +408,7 @@ class Hub:
         if record.overflowed:
             # What was not held and has a number is in the history; what has none is lost.
             record.overflowed = False
+            record.era += 1
             self._send(name, topic, Message.gap(channel_of(name), record.position))
             self._recover_soon(name, record)
 

@@ -82,6 +82,11 @@ async def idle(hub):
         await hub._recovery
 
 
+async def idle_recovery(hub):
+    while hub._recovery is not None:
+        await asyncio.gather(hub._recovery)
+
+
 # Who listens
 
 
@@ -443,15 +448,90 @@ async def test_follow_without_replay_only_returns_what_was_missed(hub, publish):
     assert inbox.numbers == [2]
 
 
-async def test_follow_again_begins_anew_at_the_given_place(hub, publish):
-    inbox = Inbox()
+async def test_follow_by_a_socket_that_has_had_everything_since_goes_on_and_repeats_nothing(hub, publish):
+    inbox, other = Inbox(), Inbox("other")
     since = (await hub.follow(inbox, KEPT)).position
+    await hub.bind(other, KEPT)  # as for the sake of a session
     await publish.channel("kept", "n", 1)
-
-    await hub.follow(inbox, KEPT, since)
     await publish.channel("kept", "n", 2)
 
-    assert inbox.numbers == [1, 1, 2]
+    recoveries = [await hub.follow(socket, KEPT, since) for socket in (inbox, other)]
+    recoveries += [await hub.follow(socket, KEPT, Position(1, since.epoch)) for socket in (inbox, other)]
+    await publish.channel("kept", "n", 3)
+
+    assert inbox.numbers == other.numbers == [1, 2, 3]
+    assert [(recovery.position.offset, recovery.recovered) for recovery in recoveries] == [(0, True)] * 2 + [
+        (1, True)
+    ] * 2
+
+
+async def test_follow_while_events_are_on_their_way_repeats_and_loses_nothing(broker, publish):
+    hub = Hub(broker, channel_options=with_history, slice_size=1)
+    await hub.start()
+    inboxes = [Inbox(str(number)) for number in range(3)]
+    for inbox in inboxes:
+        await hub.bind(inbox, KEPT)
+    since = (await broker.history(KEPT, None, LAST_TEN)).position
+    await publish.channel("kept", "n", 1)  # the first slice alone has left
+
+    recovery = await hub.follow(inboxes[2], KEPT, since)
+    on_its_way = list(inboxes[2].messages)
+    await inboxes[2].gets(1)
+
+    assert recovery == Recovery(since, True)  # no further than the reader knows: what comes later is news to it
+    assert on_its_way == []
+    assert inboxes[2].numbers == [1]
+    await hub.close()
+
+
+async def test_follow_by_a_socket_with_a_hole_begins_anew_at_the_given_place(hub, publish):
+    first, late = Inbox("first"), Inbox("late")
+    since = (await hub.follow(first, KEPT)).position
+    await publish.channel("kept", "n", 1)
+    await hub.bind(late, KEPT)
+    await publish.channel("kept", "n", 2)
+
+    await hub.follow(late, KEPT, since)
+    await publish.channel("kept", "n", 3)
+
+    assert late.numbers == [2, 1, 2, 3]
+
+
+async def test_follow_after_a_gap_asks_the_history(hub, broker, publish):
+    inbox = Inbox()
+    since = (await hub.follow(inbox, KEPT)).position
+    broker.deaf = True
+    for number in range(11):
+        await publish.channel("kept", "n", number)
+    broker.deaf = False
+    await publish.channel("kept", "n", "later")
+    await idle(hub)
+
+    recovery = await hub.follow(inbox, KEPT, since)
+
+    assert not recovery.recovered
+    assert [event for event, _ in inbox.events].count("sstream:gap") == 2
+
+
+async def test_position_that_is_read_late_does_not_repeat_what_was_handed_out_meanwhile(hub, broker, publish):
+    inbox = Inbox()
+    await publish.channel("kept", "n", 1)
+    broker.reading.clear()
+    binding = asyncio.create_task(hub.bind(inbox, KEPT))
+    await broker.asked.wait()
+    read, broker.reading = broker.reading, asyncio.Event()
+    broker.reading.set()
+    hub.missed([KEPT])  # and the recovery is quicker than the first read
+    await publish.channel("kept", "n", 2)
+    await idle_recovery(hub)
+    await publish.channel("kept", "n", 3)
+    read.set()
+    await binding
+
+    await publish.channel("kept", "n", 4)
+    await idle_recovery(hub)
+
+    assert inbox.numbers == [2, 3, 4]
 
 
 async def test_follow_too_late_is_not_recovered_and_goes_on_live(hub, publish):
@@ -498,8 +578,8 @@ async def test_follow_that_fails_leaves_the_socket_out(hub, broker, publish):
 async def test_socket_that_goes_while_it_is_catching_up_gets_nothing(hub, broker, publish):
     inbox = Inbox()
     since = (await hub.follow(inbox, KEPT)).position
+    hub.drop(inbox)
     await publish.channel("kept", "n", 1)
-    inbox.messages.clear()
     broker.reading.clear()
     following = asyncio.create_task(hub.follow(inbox, KEPT, since))
     await broker.asked.wait()

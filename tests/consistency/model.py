@@ -389,7 +389,7 @@ class Model:
         """Under which id each lineage is stored.
 
         A move that was broken off may leave a copy under an id that nobody was told, with a minute to live; it is no
-        home if there is a better one, or if the session has ended.
+        home if there is a better one, or if the session may have ended.
         """
         homes: dict[str, str] = {}
         for sid, data in sorted(stored.items(), key=lambda item: -ttls[item[0]]):
@@ -398,7 +398,9 @@ class Model:
                 if mark in homes and homes[mark] in self._where:
                     raise Violation(f"{mark} is stored twice, under {_short(homes[mark])} and {_short(sid)}")
                 homes[mark] = sid
-            elif not self._lineage(mark).ends:
+                continue
+            is_over = self._may_have_ended(mark, math.inf) if ttls[sid] <= ORPHAN_TTL else self._lineage(mark).ends
+            if not is_over:
                 homes.setdefault(mark, sid)
         return homes
 

@@ -24,7 +24,7 @@ export UV_SYSTEM_CERTS ?= 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench autobahn sanitize vendor clean
+.PHONY: help demo test lint bench autobahn sanitize dist vendor clean
 
 help: ## list these
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -50,6 +50,9 @@ autobahn: $(VENV)/.dev ## the Autobahn testsuite against the websocket engine; A
 
 sanitize: $(VENV)/.dev ## the websocket engine's tests, its part in C under gcc's sanitizers; ARGS picks some
 	@$(BIN)/python -m tests.websocket.sanitize $(ARGS)
+
+dist: $(VENV)/.dev ## build what is published, try it in empty environments of every Python; needs the network
+	@$(BIN)/python -m tests.distribution
 
 vendor: sstream/client/node_modules/.made ## build the browser client's MessagePack codec anew from npm
 	@$(BIN)/python -m sstream.testing node sstream/client/vendor.mjs

@@ -117,6 +117,13 @@ def test_wheel_has_the_browser_client(wheel: Path) -> None:
     assert {*client, "sstream/client/package.json"} <= names(wheel)
 
 
+def test_wheel_has_every_file_that_is_no_tool_of_ours(wheel: Path) -> None:
+    tools = {".c", ".h", ".mjs", ".so", ".pyc"}
+    ours = {name for name in sources("*") if Path(name).suffix not in tools and (ROOT / name).is_file()}
+
+    assert ours - names(wheel) == {"sstream/client/README.md", "sstream/client/package-lock.json"}
+
+
 def test_wheel_has_what_new_applications_are_made_from(wheel: Path) -> None:
     template = sources("*-tpl")
 

@@ -12,17 +12,17 @@ from typing import Any
 import pytest
 
 PAGE = Path(__file__).parents[2] / "docs/testing.md"
-PYTEST = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:valkey"]
-ASYNCIO = [*PYTEST, "-p", "no:tornado", "--strict-markers"]
-TORNADO = [*PYTEST, "--strict-markers"]  # pytest-asyncio may be installed as well
+# Only what is asked for is loaded, which is quicker; a run without it is none of ours.
+PYTEST = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--strict-markers"]
+ASYNCIO = ["-p", "pytest_asyncio.plugin"]
+TORNADO = ["-p", "pytest_tornado.plugin"]
 UNITTEST = [sys.executable, "-W", "error", "-m", "unittest", "-v"]
 
 
 def run(command: list[str], folder: Path) -> tuple[int, str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
-    done = subprocess.run(
-        command, cwd=folder, env={**environment, "PYTHONPATH": str(folder.parent)}, capture_output=True, text=True
-    )
+    environment |= {"PYTHONPATH": str(folder.parent), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     return done.returncode, done.stdout + done.stderr
 
 
@@ -48,30 +48,34 @@ def asyncio_plugin(need: Callable[..., Any]) -> None:
 
 
 @pytest.mark.usefixtures("asyncio_plugin")
-def test_the_example_for_pytest_asyncio_passes(written: Path) -> None:
-    status, output = run(ASYNCIO, written / "asyncio")
+def test_the_examples_for_pytest_asyncio_and_pytest_tornado_pass_in_one_run(written: Path) -> None:
+    (written / "tornado/test_shop.py").rename(written / "asyncio/test_shop_on_tornado.py")
+
+    status, output = run([*PYTEST, *ASYNCIO, *TORNADO], written / "asyncio")
+
+    assert status == 0, output
+    assert "7 passed" in output
+
+
+@pytest.mark.usefixtures("asyncio_plugin")
+def test_the_example_for_pytest_asyncio_passes_in_the_automatic_mode(written: Path) -> None:
+    tests = written / "asyncio/test_shop.py"
+    tests.write_text(tests.read_text().replace("pytestmark = pytest.mark.asyncio\n", ""))
+
+    status, output = run([*PYTEST, *ASYNCIO, "-o", "asyncio_mode=auto"], written / "asyncio")
 
     assert status == 0, output
     assert "5 passed" in output
 
 
-def test_the_example_for_pytest_tornado_passes(written: Path) -> None:
-    status, output = run(TORNADO, written / "tornado")
+def test_the_example_for_pytest_tornado_passes_where_pytest_asyncio_is_not_installed(written: Path) -> None:
+    conftest = written / "tornado/conftest.py"
+    conftest.write_text("import sys\n\nsys.modules['pytest_asyncio'] = None\n" + conftest.read_text())
+
+    status, output = run([*PYTEST, *TORNADO], written / "tornado")
 
     assert status == 0, output
     assert "2 passed" in output
-
-
-@pytest.mark.usefixtures("asyncio_plugin")
-def test_both_plugins_in_one_run_with_the_automatic_mode(written: Path) -> None:
-    tests = written / "asyncio/test_shop.py"
-    tests.write_text(tests.read_text().replace("pytestmark = pytest.mark.asyncio\n", ""))
-    (written / "tornado/test_shop.py").rename(written / "asyncio/test_shop_on_tornado.py")
-
-    status, output = run([*PYTEST, "--strict-markers", "-o", "asyncio_mode=auto"], written / "asyncio")
-
-    assert status == 0, output
-    assert "7 passed" in output
 
 
 def test_the_example_for_unittest_passes_without_a_warning(written: Path) -> None:

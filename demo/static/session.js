@@ -44,6 +44,7 @@ const others = (count) => `${count || "No"} other ${count === 1 ? "session" : "s
 
 /** Show a view of the session, null for none; the other panels hear of it as the page's event `session`. */
 export function showSession(view) {
+  const part = document.activeElement.closest(".account, .facts");
   $("#none").hidden = view !== null;
   $("#session").hidden = view === null;
   $("#login").hidden = Boolean(view?.user);
@@ -64,6 +65,8 @@ export function showSession(view) {
     endsAt = performance.now() + view.ttl * 1000;
     tick();
   }
+  // Whoever pressed a button that is hidden now goes on at the one that took its place.
+  if (part?.hidden) $(".account:not([hidden]) :is(label input, button)").focus();
   document.dispatchEvent(new CustomEvent("session", { detail: view }));
 }
 

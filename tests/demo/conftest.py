@@ -1,5 +1,6 @@
 """The Teahouse in this process, and the whole house as ``python -m demo`` opens it."""
 
+import random
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -59,10 +60,15 @@ def visitor(port: int) -> Visitor:
 
 @pytest.fixture(scope="session")
 def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that was free a moment ago, with free ones behind it.
+
+    The kernel gives none from there to those who ask for any (Linux: from 32768 on), so they stay free.
+    """
+    while True:
+        port = random.randrange(20_000, 30_000, 10)
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) != 0:
+                return port
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +77,7 @@ def house(redis_server: str, free_port: int) -> Iterator[House]:
     with House(
         sys.executable, "-m", "demo", "--port", str(free_port), cwd=ROOT, env={"SSTREAM_REDIS_URL": redis_server}
     ) as house:
-        house.wait_for(r"^Ctrl-C", timeout=30)
+        house.wait_for(r"^Ctrl-C", timeout=60)
         house.page = house.wait_for(r"Open +(http://\S+)")[1]
         told = {name: house.wait_for(rf"Server {name} +(http://\S+) +kill -9 (\d+)") for name in "AB"}
         house.servers = {name: match[1] for name, match in told.items()}

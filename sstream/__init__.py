@@ -21,8 +21,10 @@ from sstream.session.redis import RedisStore
 from sstream.session.session import Session
 from sstream.session.store import MemoryStore, SessionStore
 from sstream.version import __version__
+from sstream.watch import Access, Watch
 
 __all__ = [
+    "Access",
     "Actions",
     "Application",
     "Broker",
@@ -47,6 +49,7 @@ __all__ = [
     "SessionOptions",
     "SessionStore",
     "StoreError",
+    "Watch",
     "__version__",
     "connect",
     "debug",

@@ -33,6 +33,7 @@ from sstream.errors import ConfigurationError, SessionGone, StoreError
 from sstream.handlers import RPCHandler, SessionMixin, is_origin, is_same_origin
 from sstream.limits import Limits
 from sstream.listening import ListeningSocket
+from sstream.monitor import Monitor
 from sstream.pubsub import Broker, ChannelOptions, Hub, MemoryBroker, Presence, PresenceOptions, Publisher, RedisBroker
 from sstream.rpc.dispatch import drain_detached
 from sstream.serving import loop_factory, serve_until_signal, urls_of
@@ -41,6 +42,7 @@ from sstream.session.options import DEFAULT_SECRET, SessionOptions
 from sstream.session.redis import RedisStore
 from sstream.session.sessions import Sessions
 from sstream.session.store import MemoryStore, SessionStore
+from sstream.watch import Watch
 
 __all__ = ["Application"]
 
@@ -82,6 +84,7 @@ class Application(tornado.web.Application):
         debug: Tornado's debug mode: start anew when a file changes, show tracebacks to visitors.
         limits: What a socket, a message and a process may use.
         presence: How soon the users of a channel hear of who is gone; ``channel_options`` says which channels tell.
+        watch: How it is watched: metrics, traces, fields of log lines, the inspector.
         clock: Unix time in seconds, where a test turns it (`sstream.testing.Clock`): what sessions, and memory's store
             and broker, go by. ``None`` is the machine's.
         settings: Any other setting of Tornado's.
@@ -105,6 +108,7 @@ class Application(tornado.web.Application):
         debug: bool | None = None,
         limits: Limits | None = None,
         presence: PresenceOptions | None = None,
+        watch: Watch | None = None,
         clock: Callable[[], float] | None = None,
         **settings: Any,
     ) -> None:
@@ -133,17 +137,20 @@ class Application(tornado.web.Application):
             chosen["broker"] if chosen["broker"] is not None else chosen["redis"], clock or time.monotonic
         )
         self.counters = Counters()
+        watching = outside.fill(watch if watch is not None else Watch(), "SSTREAM_WATCH_")
+        self.monitor = Monitor(self, watching, debug=settings["debug"])
+        broker = self.monitor.broker(self.broker)
         self.sessions = Sessions(
-            self.store,
+            self.monitor.store(self.store),
             options,
             deadline=self.limits.store_deadline,
             max_channels=self.limits.channels,
             clock=clock or time.time,
             counts=self.counters.sessions,
         )
-        self.hub = Hub(self.broker, channel_options=self.channel_options)
-        self.presence = Presence(self.broker, self.hub, times)
-        self.publish = Publisher(self.broker, channel_options=self.channel_options)
+        self.hub = Hub(broker, channel_options=self.channel_options)
+        self.presence = Presence(broker, self.hub, times)
+        self.publish = Publisher(broker, channel_options=self.channel_options)
         self.sockets: dict[str, RPCHandler] = {}
         self._servers: list[HTTPServer] = []
         self._tasks: set[asyncio.Future[Any]] = set()
@@ -160,6 +167,7 @@ class Application(tornado.web.Application):
             (r"/_sstream/(client\.js|client\.d\.ts|vendor/msgpack\.js)", _ClientFile),
             (re.escape(options.ticket_path), _Ticket),
             (r"/_sstream/health/(live|ready)", _Health),
+            *self.monitor.routes(),
         ]
         reloads = settings.pop("autoreload", bool(settings.get("debug")))
         super().__init__([*own, *(handlers or [])], default_host, transforms, autoreload=False, **settings)
@@ -302,13 +310,16 @@ class Application(tornado.web.Application):
         if request.connection is not None:
             self._fresh.discard(request.connection)
         self._requests.add(request)
-        return super().find_handler(request, **kwargs)
+        delegate = super().find_handler(request, **kwargs)
+        self.monitor.enter(request, delegate)
+        return delegate
 
     def log_request(self, handler: tornado.web.RequestHandler) -> None:
         self._requests.discard(handler.request)
         pages, status = self.counters.pages, handler.get_status()
         pages[status] = pages.get(status, 0) + 1
         self.counters.page_times.observe(handler.request.request_time())
+        self.monitor.leave(handler)
         super().log_request(handler)
 
     # --- its life -----------------------------------------------------------------------------------------------------
@@ -335,6 +346,7 @@ class Application(tornado.web.Application):
             await self.store.start()
             await self.hub.start()
             await self.presence.start()
+            self.monitor.start()
             self._started.set_result(None)
         await asyncio.shield(self._started)
 
@@ -400,6 +412,7 @@ class Application(tornado.web.Application):
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.monitor.close()
         await self.sessions.close()
         await self.presence.close()
         await self.hub.close()

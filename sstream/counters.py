@@ -138,8 +138,8 @@ class CallCounts:
         methods: Those of methods that exist; the same name may come several times, for several codecs.
         unknown: Those of no method of ours: misspelt, or no call at all. Their names are the callers' and not kept.
         watch: Who is told of calls.
-        around: Stands around each method, ``around(method, invoke)`` giving what is invoked instead; for traces. It
-            must be set before the first socket is opened.
+        around: Stands around each method: ``around(name, invoke, is_coroutine)`` gives what is invoked instead. It must
+            be set before the first socket is opened.
     """
 
     # Invariant: nothing in here refers to this object, by which the tables of methods are kept, weakly.
@@ -148,7 +148,7 @@ class CallCounts:
         self.methods: list[MethodCounts] = []
         self.watch = CallWatch()
         self.unknown = MethodCounts("", self.watch)
-        self.around: Callable[[Any, Callable[..., Any]], Callable[..., Any]] | None = None
+        self.around: Callable[[str, Callable[..., Any], bool], Callable[..., Any]] | None = None
 
     def time_next(self) -> None:
         """Time the next call of each method: called every second or so, it makes rare calls count as they are."""

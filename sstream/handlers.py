@@ -429,6 +429,22 @@ class RPCHandler(SessionMixin, WebSocketHandler):
         # Here, so that whatever is wrong with a method is told when its class is made.
         cls.registry = Registry.of(cls)
 
+    # --- for who watches ----------------------------------------------------------------------------------------------
+
+    @property
+    def queued(self) -> int:
+        """Bytes that wait because the browser does not read."""
+        connection = self.ws_connection
+        return connection.queued if isinstance(connection, Connection) else 0
+
+    @property
+    def stored_session(self) -> Session | None:
+        """The session as it is stored, without what a call that is running has changed in it; ``None`` without one."""
+        connection = self._connection_session
+        if connection is None or not connection.is_loaded or connection.session.is_new:
+            return None
+        return connection.stored()
+
     # --- for the subclass ---------------------------------------------------------------------------------------------
 
     @property

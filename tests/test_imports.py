@@ -16,6 +16,7 @@ FLOORS = {
     "errors": -1,
     "backend": 0,
     "counters": 0,
+    "watch": 0,
     "limits": 0,
     "listening": 0,
     "version": 0,
@@ -27,11 +28,17 @@ FLOORS = {
     "handlers": 2,
     "client": 2,
     "serving": 2,
-    "application": 3,
-    "sstream": 4,  # the face
-    "testing": 5,
-    "commands": 5,
-    "__main__": 6,
+    "boundaries": 2,
+    "logs": 2,
+    "metrics": 2,
+    "tracing": 3,
+    "inspector": 3,
+    "monitor": 4,
+    "application": 5,
+    "sstream": 6,  # the face
+    "testing": 7,
+    "commands": 7,
+    "__main__": 8,
 }
 WINGS = {"session", "rpc", "pubsub"}
 # No I/O is done there, so neither Tornado nor Redis is known, not even by way of what they import.

@@ -358,7 +358,9 @@ class Calls:
         if self._is_closed:
             raise RPCError(UNAVAILABLE, "the socket is closed")
         call_id = next(self._ids)
-        payload = self._encode((0, call_id, method, params))
+        trace = traceparent.get()
+        meta = () if trace is None else ({"traceparent": trace},)
+        payload = self._encode((0, call_id, method, params, *meta))
         answer = self._asked[call_id] = self._pool.loop.create_future()
         self._send(payload)
         if timeout is None:

@@ -436,8 +436,8 @@ class Entry(MethodCounts):
         self.invoke = _spread(method)
         self.chain = _link(method)
         if counts.around is not None:
-            self.invoke = counts.around(method, self.invoke)
-            self.chain = counts.around(method, self.chain)
+            self.invoke = counts.around(method.name, self.invoke, method.is_coroutine)
+            self.chain = counts.around(method.name, self.chain, True)
         if method.is_stream or method.is_coroutine is not inspect.iscoroutinefunction(method.function):
             self.kind = CHAIN
         elif not method.middleware:

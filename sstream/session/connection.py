@@ -123,6 +123,11 @@ class ConnectionSession:
                 self._listener.session_changed(frozenset(self.session))
                 return
 
+    @property
+    def listener(self) -> SessionListener:
+        """The socket's handler."""
+        return self._listener
+
     def stored(self) -> Session:
         """The session as it is stored, without what a call that is running has changed in it."""
         return self._sessions.snapshot_of(self.session) if self._turns else self.session

@@ -536,6 +536,11 @@ class Connection(Core, WebSocketProtocol):
 
     # Writing
 
+    @property
+    def queued(self) -> int:
+        """Bytes that wait because the peer does not read."""
+        return self._queued
+
     def _flush_later(self) -> None:
         self._engine.flush_later(self)
 

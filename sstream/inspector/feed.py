@@ -1,0 +1,248 @@
+"""What the inspector shows: every second a snapshot, for as long as anybody watches."""
+
+import asyncio
+import itertools
+import time
+from collections import deque
+from collections.abc import AsyncGenerator
+from typing import TYPE_CHECKING, Any, Final
+
+from sstream.counters import BOUNDS
+from sstream.logs import session_name
+from sstream.session.commits import log_name
+
+if TYPE_CHECKING:
+    from sstream.application import Application
+    from sstream.handlers import RPCHandler
+
+__all__ = ["OWN", "Feed", "Own"]
+
+OWN: Final = "sstream.inspector."  # methods of the inspector's own, which it does not show
+_EVERY: Final = 1.0  # seconds
+_KEPT: Final = 120  # snapshots that a page that is just opened gets
+_SLOWEST: Final = 12
+_FAILED: Final = 40
+_CHANGED: Final = 2000
+_TOLD: Final = 300  # changes that a page is told of at most
+_LISTED: Final = 200  # sockets, channels and users that are listed; the largest first
+_MEMORY: Final = 60.0  # seconds that a slow call is remembered
+
+
+class Feed:
+    """Snapshots of one application; nothing is looked at while nobody watches."""
+
+    def __init__(self, application: "Application", every: float = _EVERY) -> None:
+        self._application = application
+        self._every = every
+        self._watchers = 0
+        self._ticker: asyncio.Task[None] | None = None
+        self._next: asyncio.Future[dict[str, Any]] | None = None
+        self._past: deque[dict[str, Any]] = deque(maxlen=_KEPT)
+        self._before: dict[str, tuple[int, int, list[int]]] = {}
+        self._unknown = 0
+        self._pages = 0
+        self._slow: deque[tuple[float, float, str, str]] = deque()  # when, seconds, method, socket
+        self._failed: deque[dict[str, Any]] = deque(maxlen=_FAILED)
+        self._changes: deque[dict[str, Any]] = deque(maxlen=_CHANGED)
+
+    @property
+    def is_watched(self) -> bool:
+        """Does anybody look?"""
+        return self._watchers > 0
+
+    async def watch(self) -> AsyncGenerator[dict[str, Any], None]:
+        """The snapshots of the last two minutes that were watched, then one every second."""
+        self._watchers += 1
+        if self._watchers == 1:
+            self._begin()
+        try:
+            yield {"past": list(self._past)}
+            while True:
+                assert self._next is not None
+                # Shielded: one who leaves must not end it for the others.
+                yield await asyncio.shield(self._next)
+        finally:
+            self._watchers -= 1
+            if self._watchers == 0:
+                self._end()
+
+    def _begin(self) -> None:
+        counters = self._application.counters
+        counters.calls.watch.watcher = self._on_call
+        counters.sessions.watcher = self._on_change
+        loop = asyncio.get_running_loop()
+        self._next = loop.create_future()
+        self._past.clear()
+        self._measure()
+        self._ticker = loop.create_task(self._tick())
+
+    def _end(self) -> None:
+        counters = self._application.counters
+        counters.calls.watch.watcher = None
+        counters.sessions.watcher = None
+        if self._ticker is not None:
+            self._ticker.cancel()
+            self._ticker = None
+        if self._next is not None:
+            self._next.cancel()
+
+    async def _tick(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + self._every
+            await asyncio.sleep(self._every)
+            lag = max(loop.time() - due, 0.0)
+            snapshot = self._snapshot(lag, loop.time() - due + self._every)
+            self._past.append(snapshot)
+            done, self._next = self._next, loop.create_future()
+            if done is not None:
+                done.set_result(snapshot)
+
+    # --- what happens meanwhile ---------------------------------------------------------------------------------------
+
+    def _on_call(self, method: str, socket: str, code: int | None, seconds: float | None) -> None:
+        if method.startswith(OWN):
+            return
+        if code is not None:
+            self._failed.appendleft(
+                {"at": time.time(), "method": method or "(unknown)", "socket": socket, "code": code}
+            )
+        elif seconds is not None:
+            self._slow.append((time.monotonic(), seconds, method, socket))
+            if len(self._slow) > 20 * _SLOWEST:
+                self._forget()
+
+    def _forget(self) -> None:
+        """Of the calls that are remembered, keep the slowest of the last minute."""
+        since = time.monotonic() - _MEMORY
+        recent = sorted((call for call in self._slow if call[0] >= since), key=lambda call: -call[1])
+        self._slow = deque(recent[:_SLOWEST])
+
+    def _on_change(self, sid: str, keys: frozenset[str], transport: str, socket: Any) -> None:
+        handler = getattr(socket, "listener", None)
+        self._changes.appendleft(
+            {
+                "at": time.time(),
+                "session": log_name(sid),
+                "keys": sorted(keys),
+                "transport": transport,
+                "socket": getattr(handler, "id", None),
+            }
+        )
+
+    # --- a snapshot ---------------------------------------------------------------------------------------------------
+
+    def _measure(self) -> dict[str, tuple[int, int, list[int]]]:
+        """What has come since the last time, by method: answers, errors, times."""
+        counts = self._application.counters.calls
+        now: dict[str, tuple[int, int, list[int]]] = {}
+        for method in counts.methods:
+            if method.name.startswith(OWN):
+                continue
+            answered, errors, times = now.get(method.name, (0, 0, [0] * (len(BOUNDS) + 1)))
+            now[method.name] = (
+                answered + method.answered,
+                errors + sum(method.errors.values()),
+                [a + b for a, b in zip(times, method.times.counts, strict=True)],
+            )
+        nothing = (0, 0, [0] * (len(BOUNDS) + 1))
+        before, self._before = self._before, now
+        counts.time_next()
+        return {
+            name: (
+                answered - before.get(name, nothing)[0],
+                errors - before.get(name, nothing)[1],
+                [a - b for a, b in zip(times, before.get(name, nothing)[2], strict=True)],
+            )
+            for name, (answered, errors, times) in now.items()
+        }
+
+    def _snapshot(self, lag: float, seconds: float) -> dict[str, Any]:
+        application, counters = self._application, self._application.counters
+        unknown, self._unknown = self._unknown, sum(counters.calls.unknown.errors.values())
+        pages, self._pages = self._pages, sum(counters.pages.values())
+        methods, heat = [], [0] * (len(BOUNDS) + 1)
+        for name, (answered, errors, times) in self._measure().items():
+            heat = [a + b for a, b in zip(heat, times, strict=True)]
+            if answered or errors:
+                row: dict[str, Any] = {"name": name, "ok": answered / seconds, "failed": errors / seconds}
+                methods.append(row | {"p50": _quantile(times, 0.5), "p99": _quantile(times, 0.99)})
+        sockets = [socket for socket in application.sockets.values() if not isinstance(socket, Own)]
+        self._forget()
+        return {
+            "at": time.time(),
+            "ok": sum(row["ok"] for row in methods),
+            "failed": sum(row["failed"] for row in methods) + max(self._unknown - unknown, 0) / seconds,
+            "pages": max(self._pages - pages, 0) / seconds,
+            "methods": methods,
+            "heat": heat,
+            "lag": lag,
+            "sockets": len(sockets),
+            "users": sum(topic.startswith("user:") for topic in application.hub.topics),
+            "channels": sum(topic.startswith("channel:") for topic in application.hub.topics),
+            "queued": sum(socket.queued for socket in sockets),
+            "in_flight": sum(socket.calls_in_flight for socket in sockets),
+        }
+
+    def calls(self) -> dict[str, Any]:
+        """The slowest calls of the last minute, and the last that failed."""
+        self._forget()
+        now, wall = time.monotonic(), time.time()
+        slow = [
+            {"at": wall - (now - when), "seconds": seconds, "method": method, "socket": socket}
+            for when, seconds, method, socket in self._slow
+        ]
+        return {"slow": slow, "failed": list(self._failed)}
+
+    def changes(self, session: str | None) -> list[dict[str, Any]]:
+        """Who changed which keys, the newest first; of one session or of all."""
+        of_it = (change for change in self._changes if session in {None, change["session"]})
+        return list(itertools.islice(of_it, _TOLD))
+
+    def who(self) -> dict[str, Any]:
+        """The sockets, channels and users of this process."""
+        hub = self._application.hub
+        sockets = [
+            _describe(socket, hub.topics_of(socket))
+            for socket in self._application.sockets.values()
+            if not isinstance(socket, Own)
+        ]
+        sizes = {topic: len(hub.sockets_of(topic)) for topic in hub.topics if topic.startswith(("channel:", "user:"))}
+        ordered = sorted(sizes.items(), key=lambda item: (-item[1], item[0]))
+        # Who does not read comes first; but for that a row stays where it is.
+        sockets.sort(key=lambda socket: (-socket["queued"], socket["user"] or "~", socket["id"]))
+        return {
+            "sockets": sockets[:_LISTED],
+            "hidden": max(len(sockets) - _LISTED, 0),
+            "channels": [(name[8:], size) for name, size in ordered if name.startswith("channel:")][:_LISTED],
+            "users": [(name[5:], size) for name, size in ordered if name.startswith("user:")][:_LISTED],
+        }
+
+
+class Own:
+    """Marks the inspector's own sockets, which it does not show."""
+
+
+def _describe(socket: "RPCHandler", topics: frozenset[str]) -> dict[str, Any]:
+    user = next((topic[5:] for topic in topics if topic.startswith("user:")), None)
+    return {
+        "id": socket.id,
+        "handler": type(socket).__name__,
+        "user": user,
+        "session": session_name(socket),
+        "channels": sorted(topic[8:] for topic in topics if topic.startswith("channel:")),
+        "queued": socket.queued,
+        "in_flight": socket.calls_in_flight,
+    }
+
+
+def _quantile(counts: list[int], share: float) -> float | None:
+    """Seconds that ``share`` of the calls stayed below, between the bounds in a straight line."""
+    wanted, passed = sum(counts) * share, 0
+    for index, count in enumerate(counts):
+        if count and passed + count >= wanted:
+            low = BOUNDS[index - 1] if index else 0.0
+            high = BOUNDS[min(index, len(BOUNDS) - 1)]
+            return low + (high - low) * (wanted - passed) / count
+        passed += count
+    return None

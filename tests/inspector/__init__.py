@@ -1,0 +1,1 @@
+"""The inspector, by its numbers and in a browser."""

@@ -1,0 +1,402 @@
+"""Events to sockets, and subscriptions."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from sstream import Limits, RPCError, load_session, rpc
+from sstream.pubsub import ChannelOptions
+from sstream.testing import StoreProbe
+
+from .live import Live, ServeLive, heard, nothing_else, refused, stored, three
+
+
+class Talking(Live):
+    """Publishes for its callers, and subscribes them."""
+
+    @rpc
+    async def join(self, *channels: str) -> None:
+        await self.subscribe(*channels)
+
+    @rpc
+    async def leave(self, *channels: str) -> None:
+        await self.unsubscribe(*channels)
+
+    @rpc(use=[load_session])
+    async def join_all(self, *channels: str) -> list[str]:
+        await self.session.channels.subscribe(*channels)
+        return self.session.channels.list()
+
+    @rpc(use=[load_session])
+    async def leave_all(self, *channels: str) -> list[str]:
+        await self.session.channels.unsubscribe(*channels)
+        return self.session.channels.list()
+
+    @rpc
+    async def say(self, target: str, whom: Any, event: str) -> None:
+        match target:
+            case "all":
+                await self.publish.all(event, "args", 1)
+            case "user":
+                await self.publish.user(whom, event)
+            case "channel":
+                await self.publish.channel(whom, event)
+            case "socket":
+                await self.publish.socket(whom, event)
+
+
+async def test_events_reach_those_they_are_for_and_nobody_else(memory: StoreProbe, serve_live: ServeLive) -> None:
+    site = await serve_live(memory, Talking)
+    first, second, anna = await three(site)
+    anonymous = await site.browser().connect()
+    everybody = (first, second, anna, anonymous)
+    await first.call("join", "lobby", "tea")
+    await anonymous.call("join", "lobby")
+
+    await first.call("say", "all", None, "to all")
+    to_all = await heard(site, *everybody)
+    await anonymous.call("say", "user", "fred", "to fred")
+    to_fred = await heard(site, *everybody)
+    await anonymous.call("say", "user", ["fred", "anna"], "to both")
+    to_both = await heard(site, *everybody)
+    await anna.call("say", "channel", "lobby", "to the lobby")
+    to_lobby = await heard(site, *everybody)
+    await anna.call("say", "socket", await second.call("me"), "to one")
+    to_one = await heard(site, *everybody)
+
+    assert to_all == [["to all"]] * 4
+    assert to_fred == [["to fred"], ["to fred"], [], []]
+    assert to_both == [["to both"], ["to both"], ["to both"], []]
+    assert to_lobby == [["to the lobby"], [], [], ["to the lobby"]]
+    assert to_one == [[], ["to one"], [], []]
+
+
+async def test_events_carry_their_arguments_and_the_channels_name(memory: StoreProbe, serve_live: ServeLive) -> None:
+    site = await serve_live(memory, Talking)
+    socket = await site.browser().connect()
+    await socket.call("join", "lobby")
+
+    await site.app.publish.all("news", {"tea": 1}, [1, 2.5, "ä", None, b"bytes"])
+    await site.app.publish.channel("lobby", "said", "hello")
+
+    assert await socket.receive_event("news") == ["news", [{"tea": 1}, [1, 2.5, "ä", None, b"bytes"]]]
+    assert await socket.receive_event("said") == ["said", ["hello"], {"channel": "lobby"}]
+
+
+async def test_a_socket_leaves_a_channel_and_hears_no_more_of_it(memory: StoreProbe, serve_live: ServeLive) -> None:
+    site = await serve_live(memory, Talking)
+    socket = await site.browser().connect()
+    await socket.call("join", "lobby", "tea")
+
+    await socket.call("leave", "lobby")
+    await site.app.publish.channel(["lobby", "tea"], "news")
+
+    assert await heard(site, socket) == [["news"]]
+
+
+async def test_a_sessions_channels_hold_for_all_its_sockets_and_for_later_ones(
+    store: StoreProbe, serve_live: ServeLive
+) -> None:
+    site = await serve_live(store, Talking)
+    browser = site.browser()
+    await browser.get("/put?a=1")
+    mine, other, stranger = await browser.connect(), await browser.connect(), await site.browser().connect()
+
+    assert await mine.call("join_all", "lobby") == ["lobby"]
+    await other.receive("changed")
+    later = await browser.connect()
+    await site.app.publish.channel("lobby", "joined")
+    joined = await heard(site, mine, other, later, stranger)
+    assert await other.call("leave_all", "lobby") == []
+    await mine.receive("changed")
+    await later.receive("changed")
+    await site.app.publish.channel("lobby", "left")
+    left = await heard(site, mine, other, later, stranger)
+
+    assert joined == [["joined"], ["joined"], ["joined"], []]
+    assert left == [[], [], [], []]
+
+
+async def test_logging_in_and_out_changes_whose_events_a_socket_hears(store: StoreProbe, serve_live: ServeLive) -> None:
+    class Changing(Talking):
+        @rpc(use=[load_session])
+        async def become(self, name: str | None) -> None:
+            await self.session.set_user_id(name)
+
+    site = await serve_live(store, Changing)
+    browser = site.browser()
+    await browser.get("/put?a=1")
+    socket = await browser.connect()
+    names = []
+
+    for name in ("fred", "anna", None):
+        await socket.call("become", name)
+        await socket.traded()
+        await site.app.publish.user("fred", "to fred")
+        await site.app.publish.user("anna", "to anna")
+        names += await heard(site, socket)
+
+    assert names == [["to fred"], ["to anna"], []]
+
+
+async def test_an_anonymous_socket_hears_nothing_of_users(memory: StoreProbe, serve_live: ServeLive) -> None:
+    site = await serve_live(memory, Talking)
+    socket = await site.browser().connect()
+
+    for user in ("", "None", "null", "0", "anonymous"):
+        if user:
+            await site.app.publish.user(user, "secret")
+        with pytest.raises(ValueError):
+            await site.app.publish.user(None, "secret")  # type: ignore[arg-type]  # that is what is tested
+
+    assert await heard(site, socket) == [[]]
+
+
+async def test_a_subscription_to_an_illegal_channel_is_an_error_to_the_caller(
+    memory: StoreProbe, serve_live: ServeLive, expect_log: Callable[..., Any]
+) -> None:
+    site = await serve_live(memory, Talking)
+    socket = await site.browser().connect()
+    expect_log("join raised", logger="sstream.rpc", required=False)
+
+    for name in ("", "*", "a b", "x" * 300, "\0", "{tag}"):
+        error = await refused(socket.call("join", name))
+        assert error.code in {-32602, -32603}
+
+    assert site.app.hub.topics_of(next(iter(site.app.sockets.values()))) == {"all", f"socket:{await socket.call('me')}"}
+
+
+async def test_a_socket_is_subscribed_to_a_bounded_number_of_channels(
+    memory: StoreProbe, serve_live: ServeLive
+) -> None:
+    site = await serve_live(memory, Talking, limits=Limits(channels=3))
+    socket = await site.browser().connect()
+    await socket.call("join", "a", "b")
+
+    error = await refused(socket.call("join", "c", "d"))
+    await socket.call("join", "b", "c")
+    last = await refused(socket.call("join", "d"))
+
+    assert (error.code, last.code) == (4029, 4029)
+    await site.app.publish.channel(["a", "b", "c", "d"], "news")
+    assert await heard(site, socket) == [["news", "news", "news"]]
+
+
+async def test_a_browser_subscribes_only_where_it_may(memory: StoreProbe, serve_live: ServeLive) -> None:
+    class Rooms(Live):
+        def may_subscribe(self, channel: str) -> bool | Awaitable[bool]:
+            if channel.startswith("slow-"):
+                return self._ask(channel)
+            return channel.startswith("open-")
+
+        async def _ask(self, channel: str) -> bool:
+            await asyncio.sleep(0)
+            return channel == "slow-yes"
+
+    site = await serve_live(memory, ("/ws", Rooms), ("/closed", Live))
+    socket, closed = await site.browser().connect(), await site.browser().connect("/closed")
+
+    replies = [await socket.call("sstream.subscribe", name) for name in ("open-a", "open-b", "slow-yes")]
+    refusals = [(await refused(socket.call("sstream.subscribe", name))).code for name in ("secret", "slow-no")]
+    refusals.append((await refused(closed.call("sstream.subscribe", "open-a"))).code)
+    illegal = [(await refused(socket.call("sstream.subscribe", name))).code for name in ("", "open-*", "open-a b", 7)]
+    await socket.call("sstream.unsubscribe", "open-b")
+    await site.app.publish.channel(["open-a", "open-b", "slow-yes", "secret", "slow-no"], "news")
+
+    assert replies == [{}] * 3
+    assert refusals == [4003] * 3
+    assert illegal == [-32602] * 4
+    assert await heard(site, socket, closed) == [["news", "news"], []]
+
+
+async def test_a_browser_cannot_reach_topics_that_are_no_channels(memory: StoreProbe, serve_live: ServeLive) -> None:
+    class Open(Live):
+        def may_subscribe(self, channel: str) -> bool:
+            return True
+
+    site = await serve_live(memory, Open)
+    socket = await site.browser().connect()
+
+    for name in ("all", "user:fred", "socket:1", "channel:x"):
+        await socket.call("sstream.subscribe", name)
+    await site.app.publish.user("fred", "secret")
+    await site.app.publish.channel("x", "secret")
+
+    assert await heard(site, socket) == [[]]
+
+
+async def test_a_browser_publishes_only_where_it_may(memory: StoreProbe, serve_live: ServeLive) -> None:
+    class Wall(Talking):
+        def may_publish(self, channel: str) -> bool | Awaitable[bool]:
+            return self._ask(channel) if channel.startswith("slow-") else channel == "wall"
+
+        async def _ask(self, channel: str) -> bool:
+            await asyncio.sleep(0)
+            return channel == "slow-yes"
+
+    site = await serve_live(memory, ("/ws", Wall), ("/closed", Live))
+    socket, closed = await site.browser().connect(), await site.browser().connect("/closed")
+    await socket.call("join", "wall", "slow-yes", "slow-no", "secret")
+
+    for channel in ("wall", "slow-yes"):
+        await socket.call("sstream.publish", channel, "said", {"tea": 1}, 2)
+    refusals = [
+        (await refused(asking.call("sstream.publish", channel, "said"))).code
+        for asking, channel in ((socket, "secret"), (socket, "slow-no"), (closed, "wall"))
+    ]
+    illegal = [
+        (await refused(socket.call("sstream.publish", "wall", *rest))).code
+        for rest in (("sstream:gap",), ("sstream:ticket", "x"), ("",), (), (7,))
+    ]
+
+    assert [await socket.receive_event("said") for _ in range(2)] == [
+        ["said", [{"tea": 1}, 2], {"channel": "wall"}],
+        ["said", [{"tea": 1}, 2], {"channel": "slow-yes"}],
+    ]
+    assert refusals == [4003] * 3
+    assert illegal == [-32602] * 5
+    assert await heard(site, socket, closed) == [[], []]
+
+
+async def test_presence_lists_the_users_of_a_channel_to_those_who_are_in_it(
+    memory: StoreProbe, serve_live: ServeLive
+) -> None:
+    class Room(Live):
+        @classmethod
+        def channel_options(cls, channel: str) -> ChannelOptions | None:
+            return ChannelOptions(presence=True) if channel == "room" else None
+
+        def may_subscribe(self, channel: str) -> bool:
+            return True
+
+        def presence_about(self, channel: str) -> dict[str, Any]:
+            return {"color": self.session.get("color")}
+
+    site = await serve_live(memory, Room)
+    fred, anna, nobody = site.browser(), site.browser(), site.browser()
+    for browser, name, color in ((fred, "fred", "red"), (anna, "anna", "blue")):
+        await browser.get(f"/put?color={color}")
+        await browser.get(f"/login?name={name}")
+    mine, twin, hers, guest = await fred.connect(), await fred.connect(), await anna.connect(), await nobody.connect()
+
+    early = await refused(mine.call("sstream.presence", "room"))
+    for socket in (mine, twin, hers, guest):
+        await socket.call("sstream.subscribe", "room")
+    together = await guest.call("sstream.presence", "room")
+    joined = [await mine.receive("joined") for _ in range(2)]
+    await mine.close()
+    with_the_twin = await guest.call("sstream.presence", "room")
+
+    assert early.code == 4003
+    present = [{"user": "anna", "about": {"color": "blue"}}, {"user": "fred", "about": {"color": "red"}}]
+    assert together == with_the_twin == present
+    assert joined == [["fred", {"color": "red"}], ["anna", {"color": "blue"}]]
+    anna_joined = ["joined", ["anna", {"color": "blue"}], {"channel": "room"}]
+    assert await nothing_else(twin, hers, guest) == [[anna_joined], [anna_joined], []]
+
+
+async def test_a_channel_with_history_gives_a_browser_that_comes_back_what_it_missed(
+    memory: StoreProbe, serve_live: ServeLive
+) -> None:
+    class Room(Live):
+        @classmethod
+        def channel_options(cls, channel: str) -> ChannelOptions | None:
+            return ChannelOptions(history=(10, 60)) if channel == "room" else None
+
+        def may_subscribe(self, channel: str) -> bool:
+            return True
+
+    site = await serve_live(memory, Room)
+    browser = site.browser()
+    socket = await browser.connect()
+    start = await socket.call("sstream.subscribe", "room")
+    await site.app.publish.channel("room", "said", 1)
+    _, args, meta = await socket.receive_event("said")
+    await socket.close()
+    await site.app.publish.channel("room", "said", 2)
+    await site.app.publish.channel("room", "said", 3)
+
+    back = await browser.connect()
+    since = {"offset": meta["offset"], "epoch": meta["epoch"]}
+    reply = await back.call("sstream.subscribe", "room", since)
+    missed = [await back.receive("said"), await back.receive("said")]
+    await site.app.publish.channel("room", "said", 4)
+
+    assert (args, meta["channel"], start["epoch"]) == ([1], "room", meta["epoch"])
+    assert (reply["recovered"], reply["offset"]) == (True, meta["offset"] + 2)
+    assert missed == [[2], [3]]
+    assert await back.receive("said") == [4]
+
+
+async def test_a_socket_that_its_session_has_bound_and_that_follows_hears_each_event_once(
+    memory: StoreProbe, serve_live: ServeLive
+) -> None:
+    class Room(Live):
+        @classmethod
+        def channel_options(cls, channel: str) -> ChannelOptions | None:
+            return ChannelOptions(history=(10, 60)) if channel == "room" else None
+
+        def may_subscribe(self, channel: str) -> bool:
+            return True
+
+        @rpc(use=[load_session])
+        async def stay(self) -> None:
+            await self.session.channels.subscribe("room")
+
+    site = await serve_live(memory, Room)
+    browser = site.browser()
+    await browser.get("/put?a=1")
+    first = await browser.connect()
+    await first.call("stay")
+    since = await first.call("sstream.subscribe", "room")
+    await first.close()
+
+    back = await browser.connect()  # in the channel by its session, before it asks
+    await site.app.publish.channel("room", "said", 1)
+    heard = [await back.receive("said")]
+    reply = await back.call("sstream.subscribe", "room", {"offset": since["offset"], "epoch": since["epoch"]})
+    await site.app.publish.channel("room", "said", 2)
+    heard.append(await back.receive("said"))
+
+    assert reply["recovered"] is True
+    assert heard == [[1], [2]]
+    await back.assert_silent("said")
+
+
+async def test_a_sessions_channels_are_bounded_as_well(store: StoreProbe, serve_live: ServeLive) -> None:
+    site = await serve_live(store, Talking, limits=Limits(channels=3))
+    browser = site.browser()
+    await browser.get("/put?a=1")
+    socket = await browser.connect()
+    await socket.call("join_all", "a", "b")
+
+    error = await refused(socket.call("join_all", "c", "d"))
+
+    assert error.code == 4029
+    assert await stored(store, browser.sid) == {"a": "1", "channels": ["a", "b"]}
+    await site.app.publish.channel(["a", "b", "c", "d"], "news")
+    assert await heard(site, socket) == [["news", "news"]]
+
+
+async def test_the_server_calls_what_the_browser_exposes(memory: StoreProbe, serve_live: ServeLive) -> None:
+    class Asking(Live):
+        @rpc
+        async def ask_back(self, question: str) -> Any:
+            return await self.call("answer", question)
+
+    def answer(question: str) -> str:
+        if question == "refuse":
+            raise RPCError(4003, "I will not", [1])
+        return question.upper()
+
+    site = await serve_live(memory, Asking)
+    socket = await site.browser().connect()
+    socket.expose("answer", answer)
+
+    result = await socket.call("ask_back", "tea?")
+    error = await refused(socket.call("ask_back", "refuse"))
+
+    assert result == "TEA?"
+    assert (error.code, error.message, error.data) == (4003, "I will not", [1])

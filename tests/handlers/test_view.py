@@ -39,16 +39,16 @@ async def test_a_view_of_the_id_is_pushed_anew_when_the_session_has_moved(
     site = await serve_live(store, ShowsId)
     browser = site.browser()
     await browser.get("/tea")
-    mine, other = await browser.open(), await browser.open()
-    at_open = [await socket.event("session") for socket in (mine, other)]
+    mine, other = await browser.connect(), await browser.connect()
+    at_open = [await socket.receive_event("session") for socket in (mine, other)]
     old = browser.sid
 
     await mine.call("account.renew")
     await mine.traded()
-    moved = [await socket.event("session") for socket in (mine, other)]
+    moved = [await socket.receive_event("session") for socket in (mine, other)]
 
-    assert at_open == [[{"id": old}]] * 2
-    assert moved == [[{"id": browser.sid}]] * 2
+    assert at_open == [["session", [{"id": old}]]] * 2
+    assert moved == [["session", [{"id": browser.sid}]]] * 2
 
 
 async def test_a_handler_without_a_view_pushes_none(store: StoreProbe, serve_live: ServeLive) -> None:

@@ -1,6 +1,7 @@
 """What docs/reliability.md promises of a whole process, and of the Redis that it stands on."""
 
 import asyncio
+import gc
 import re
 import resource
 import sys
@@ -31,8 +32,11 @@ from sstream import (
     rpc,
 )
 from sstream.pubsub import Publisher
+from sstream.rpc.codec import MSGPACK
 from sstream.session import express
 from sstream.testing import Browser, Closed, Process, RedisServer, eventually, serve
+from tests.websocket.frames import frame
+from tests.websocket.peer import Peer
 
 Start = Callable[[], tuple[Process, Browser]]
 
@@ -42,6 +46,7 @@ RIGHTS = re.search(r"user sstream on >password (.*?)```", HOW_TO, re.DOTALL)
 
 APP = """
 import asyncio
+import gc
 import logging
 import sys
 
@@ -323,3 +328,40 @@ async def test_a_socket_that_closes_while_it_is_being_subscribed_leaves_no_ghost
         await Present.left.wait()
 
         assert await app.presence.list("lobby") == []
+
+
+class Passing(RPCHandler):
+    @rpc(use=[load_session])
+    async def visit(self) -> int:
+        await self.subscribe("lobby")
+        self.session["visits"] = self.session.get("visits", 0) + 1
+        return self.session["visits"]
+
+
+async def test_sockets_come_and_go_without_growth() -> None:
+    # A million would take an hour; of a few hundred, counted by objects, it is seen if one is left of each.
+    application = Application([("/ws", Passing)], session=SessionOptions(secret="x" * 32), debug=True, autoreload=False)
+    call = frame(2, MSGPACK.encode([0, 1, "visit", []]))
+
+    async def come_and_go(cookie: str) -> None:
+        peer = await Peer.connect(site.address[1])
+        await peer.shake_hands({"Cookie": cookie})
+        peer.send(call)
+        await peer.receive()
+        await peer.abort()
+
+    async def objects_after(count: int, cookie: str) -> int:
+        for _ in range(count // 20):
+            await asyncio.gather(*(come_and_go(cookie) for _ in range(20)))
+        await eventually(lambda: not application.sockets, "the end of all sockets")
+        gc.collect()
+        return len(gc.get_objects())
+
+    async with serve(application) as site:
+        session = await application.sessions.create({"visits": 0}, user_id="ada")
+        cookie = f"{application.sessions.options.name}={application.sessions.cookie_value(session)}"
+        before = await objects_after(100, cookie)
+        growth = await objects_after(300, cookie) - before
+
+    # Timers that were cancelled, which the loop keeps for a while.
+    assert growth < 150

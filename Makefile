@@ -24,7 +24,7 @@ export UV_SYSTEM_CERTS ?= 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench autobahn sanitize dist vendor clean
+.PHONY: help demo test lint docs bench autobahn sanitize dist vendor clean
 
 help: ## list these
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -41,6 +41,9 @@ test: $(VENV)/.dev demo/express/node_modules/.made sstream/client/node_modules/.
 lint: $(VENV)/.dev ## formatting, style and types, looked at and not changed
 	@status=0; $(BIN)/ruff format --check --quiet . || status=1; $(BIN)/ruff check --quiet . || status=1; \
 		$(BIN)/python -m mypy --strict sstream || status=1; exit $$status
+
+docs: $(VENV)/.dev ## the documentation as web pages, in build/docs
+	@$(BIN)/python -m sphinx -W --keep-going -q -d build/docs/.trees docs build/docs && echo "build/docs/index.html"
 
 bench: $(VENV)/.dev demo/express/node_modules/.made ## benchmarks, one after another; ARGS="lost_updates" picks some
 	@$(BIN)/python -m benchmarks $(ARGS)

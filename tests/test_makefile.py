@@ -13,7 +13,7 @@ from sstream.testing.tools import NODE_MINIMUM
 
 ROOT = Path(__file__).parents[1]
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
-DOORS = {"help", "demo", "test", "lint", "bench", "autobahn", "sanitize", "dist", "vendor", "clean"}
+DOORS = {"help", "demo", "test", "lint", "docs", "bench", "autobahn", "sanitize", "dist", "vendor", "clean"}
 TOOLS = ("sh", "make", "awk", "touch", "mkdir", "cp", "rm", "find", "env")
 
 # Plays every Python: the one on PATH, and after `-m venv` the one in .venv; it notes what it was asked.

@@ -1,4 +1,4 @@
-"""docs/reliability.md names tests that exist, and one for each of its lines."""
+"""The pages of docs/ name tests that exist, and docs/reliability.md one for each of its lines."""
 
 import ast
 import re
@@ -10,7 +10,13 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
 LINES = [line for line in PAGE.splitlines() if line.startswith("| ") and not line.endswith("| shown by |")]
-NAMED = sorted(set(re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`", PAGE)))
+NAMED = sorted(
+    {
+        found
+        for page in (ROOT / "docs").rglob("*.md")
+        for found in re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`", page.read_text(encoding="utf-8"))
+    }
+)
 
 
 @cache
@@ -20,7 +26,7 @@ def names_in(path: str) -> frozenset[str]:
 
 
 @pytest.mark.parametrize(("path", "name"), NAMED, ids=[name for _, name in NAMED])
-def test_a_test_that_the_page_names_exists(path: str, name: str) -> None:
+def test_a_test_that_a_page_names_exists(path: str, name: str) -> None:
     assert name in names_in(path)
 
 

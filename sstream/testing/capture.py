@@ -85,9 +85,11 @@ class _Tap:
 def capture(application: Application) -> Iterator[Capture]:
     """Note what ``application`` publishes, by ``app.publish`` and its handlers' ``self.publish``; it is delivered too.
 
-    with capture(app) as published:
-        await ws.call("cart.add", "tea", 1)
-    assert published == [("user:ada", "cart", [{"tea": 1}])]
+    Like this::
+
+        with capture(app) as published:
+            await ws.call("cart.add", "tea", 1)
+        assert published == [("user:ada", "cart", [{"tea": 1}])]
     """
     published = Capture()
     before = application.publish

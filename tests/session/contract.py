@@ -272,6 +272,7 @@ class StoreContract:
         heard = await listen(store)
         await other.swap(KEY, None, b"one", 60)
         await store.get(KEY)
+        await heard_before_marker(heard, store, other)  # a report of what was there before may be late
         heard.clear()
 
         match change:

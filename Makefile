@@ -24,10 +24,10 @@ export UV_SYSTEM_CERTS ?= 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint docs bench autobahn sanitize dist vendor clean
+.PHONY: help demo test lint docs bench bench-check autobahn sanitize dist vendor clean
 
 help: ## list these
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 demo: $(VENV)/.made ## the Teahouse on this machine: Redis, two servers, the Express sidecar
 	@$(MAKE) --silent --no-print-directory --keep-going -j2 $(VENV)/.demo demo/express/node_modules/.made || { \
@@ -45,8 +45,11 @@ lint: $(VENV)/.dev ## formatting, style and types, looked at and not changed
 docs: $(VENV)/.dev ## the documentation as web pages, in build/docs
 	@$(BIN)/python -m sphinx -W --keep-going -q -d build/docs/.trees docs build/docs && echo "build/docs/index.html"
 
-bench: $(VENV)/.dev demo/express/node_modules/.made ## benchmarks, one after another; ARGS="lost_updates" picks some
-	@$(BIN)/python -m benchmarks $(ARGS)
+bench: benchmarks/.venv/.made benchmarks/node_modules/.made ## sstream beside its peers, 15 minutes; ARGS="run --quick", "load ws://...", "--help"
+	@benchmarks/.venv/bin/python -m benchmarks $(or $(ARGS),run)
+
+bench-check: benchmarks/.venv/.made benchmarks/node_modules/.made ## has anything become slower than the stored run says?
+	@benchmarks/.venv/bin/python -m benchmarks check $(ARGS)
 
 autobahn: $(VENV)/.dev ## the Autobahn testsuite against the websocket engine; ARGS="--fast" leaves the long cases out
 	@$(BIN)/python -m tests.websocket.autobahn $(ARGS)
@@ -61,7 +64,8 @@ vendor: sstream/client/node_modules/.made ## build the browser client's MessageP
 	@$(BIN)/python -m sstream.testing node sstream/client/vendor.mjs
 
 clean: ## remove all that make has made
-	rm -rf $(VENV) demo/express/node_modules sstream/client/node_modules build dist *.egg-info .hypothesis \
+	rm -rf $(VENV) demo/express/node_modules sstream/client/node_modules benchmarks/.venv benchmarks/node_modules \
+		benchmarks/build build dist *.egg-info .hypothesis \
 		.mypy_cache .pytest_cache .ruff_cache
 	find . -path ./.git -prune -o \( -name __pycache__ -o -name '*.so' \) -prune -exec rm -rf {} +
 
@@ -102,6 +106,21 @@ sstream/client/node_modules/.made: sstream/client/package-lock.json sstream/clie
 	@echo "• installing the client's tools"
 	@$(npm_ci) sstream/client >/dev/null
 	@touch $@
+
+# The contenders and what shows them live in an environment of their own: none of it is the product's.
+benchmarks/.venv/.made: private BIN = benchmarks/.venv/bin
+benchmarks/.venv/.made: benchmarks/requirements.txt setup.py $(wildcard sstream/websocket/*.c) | $(VENV)/.made
+	@echo "• installing the benchmarks' contenders"
+	@test -x $(BIN)/python || $(if $(uv),uv venv --quiet --python $(VENV)/bin/python benchmarks/.venv,$(VENV)/bin/python -m venv \
+		benchmarks/.venv)
+	@$(install) -r benchmarks/requirements.txt
+	@$(install) --no-build-isolation -e .
+	@touch $@
+
+benchmarks/node_modules/.made: private BIN = benchmarks/.venv/bin
+benchmarks/node_modules/.made: benchmarks/package-lock.json benchmarks/package.json | benchmarks/.venv/.made
+	@$(npm_ci) benchmarks >/dev/null && touch $@ || \
+		echo "• going on without the contenders from npm: they could not be installed, as said above"
 
 # The tests run the cases of it that are fast. It wants a Python 2.7, and says so where there is none.
 build/autobahn/.made: | $(VENV)/.dev

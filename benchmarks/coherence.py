@@ -1,7 +1,5 @@
 """How soon a change of a session is seen on another process, and how soon its sockets are closed when it ends.
 
-    python -m benchmarks.coherence
-
 Two server processes on one Redis and 500 open websockets, of 250 sessions, one on each process. A change is timed from
 its acknowledgement (the reply of the page or call on the one process) to the event ``session`` on the other; an end,
 from its acknowledgement to the close with 4401. What arrives before the acknowledgement counts as 0.
@@ -9,14 +7,9 @@ from its acknowledgement to the close with 4401. What arrives before the acknowl
 
 import asyncio
 import itertools
-import math
-import os
-import platform
-import statistics
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from importlib import metadata
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -26,16 +19,14 @@ from tornado.httpclient import AsyncHTTPClient, HTTPRequest
 from tornado.websocket import WebSocketClientConnection, websocket_connect
 
 from sstream import Application, RPCHandler, SessionMixin, SessionOptions, load_session, rpc
-from sstream.testing import Process, RedisServer
+from sstream.testing import Process
 
-__all__ = ["main"]
+__all__ = ["study"]
 
 SESSIONS = 250
-ROUNDS = 5
 CHANGES = 100  # of each kind in a round
 ENDS = 40
 PATIENCE = 10.0  # seconds; only a failure meets it
-GOALS = {"change": 50.0, "end": 250.0}  # milliseconds, for the 99th percentile
 
 
 # --- the servers ------------------------------------------------------------------------------------------------------
@@ -224,49 +215,29 @@ async def measure(
                 samples.setdefault(name, []).append(await end(visitors[turn], finish))
 
 
-def percentile(samples: list[float], share: float) -> float:
-    return sorted(samples)[math.ceil(len(samples) * share) - 1]
-
-
-def report(rounds: list[dict[str, list[float]]]) -> None:
-    print(
-        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {platform.python_implementation()} "
-        f"{platform.python_version()}, tornado {metadata.version('tornado')}, redis-py {metadata.version('redis')}; "
-        f"{2 * SESSIONS} sockets open, {ROUNDS} rounds; milliseconds from the acknowledgement\n"
-    )
-    print("| what | samples | median | spread of the rounds' medians | p99 | goal for p99 |")
-    print("|---|---|---|---|---|---|")
-    for name in rounds[0]:
-        everything = [sample for samples in rounds for sample in samples[name]]
-        medians = [statistics.median(samples[name]) for samples in rounds]
-        goal = GOALS[name.split()[0]]
-        print(
-            f"| {name} | {len(everything)} | {statistics.median(everything):.1f} | {min(medians):.1f} to "
-            f"{max(medians):.1f} | {percentile(everything, 0.99):.1f} | {goal:g} |"
-        )
-
-
-async def main() -> None:
-    with RedisServer() as server:
-        me = [sys.executable, "-m", "benchmarks.coherence", server.url]
-        with Process(*me) as first, Process(*me) as second:
-            addresses = [process.wait_for(r"listening on (\S+)\n")[1] for process in (first, second)]
-            visitors = [Visitor(number, addresses) for number in range(SESSIONS)]
-            redis = aioredis.Redis.from_url(server.url)
-            rounds: list[dict[str, list[float]]] = []
-            values = itertools.count()
+async def _study(redis_url: str, rounds: int) -> dict[str, list[float]]:
+    me = [sys.executable, "-m", "benchmarks.coherence", redis_url]
+    with Process(*me) as first, Process(*me) as second:
+        addresses = [process.wait_for(r"listening on (\S+)\n")[1] for process in (first, second)]
+        visitors = [Visitor(number, addresses) for number in range(SESSIONS)]
+        samples: dict[str, list[float]] = {}
+        values = itertools.count()
+        async with aioredis.Redis.from_url(redis_url) as redis:
             try:
                 for visitor in visitors:
                     await visitor.come()
-                for _ in range(ROUNDS):
-                    rounds.append({})
-                    await measure(visitors, redis, values, rounds[-1])
+                for _ in range(rounds):
+                    await measure(visitors, redis, values, samples)
             finally:
                 for visitor in visitors:
                     await visitor.leave()
-                await redis.aclose()
-            report(rounds)
+        return samples
+
+
+def study(redis: str, rounds: int) -> Mapping[str, Mapping[str, list[float]]]:
+    """Milliseconds from the acknowledgement, by what was done."""
+    return {name: {"ms": samples} for name, samples in asyncio.run(_study(redis, rounds)).items()}
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(sys.argv[1]) if len(sys.argv) > 1 else main())
+    asyncio.run(serve(sys.argv[1]))

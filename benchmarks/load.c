@@ -1,45 +1,100 @@
-/* A websocket load generator: one thread, one epoll, as many connections as asked for.
+/* A load generator for websockets and pages: one thread, one epoll, as many connections as asked for.
  *
- *   load PORT PATH CONNECTIONS DEPTH SECONDS REQUEST-HEX            calls: each connection keeps DEPTH messages under way
- *   load PORT PATH CONNECTIONS BATCH SECONDS REQUEST-HEX fanout     one more connection sends the request, BATCH times in
- *                                                                   one write, when each of the others has got BATCH frames
- *   load PORT PATH CONNECTIONS 0 SECONDS ""                         opens them, says "ready", holds them for SECONDS
+ *   load ADDRESS PORT [key=value ...]     then one command a line on stdin, one line of JSON for each on stdout
  *
- * Prints "start" when the connections are open and warm, "stop" when the time is over, then one line of JSON: messages
- * received between the two, seconds, the fewest and the most of one connection, and percentiles of the latency in
- * microseconds (from the write to the whole reply).
+ *   path=/ws            what to ask for
+ *   header=NAME: VALUE  one more line of the request; may come more than once
+ *   cookies=FILE        a Cookie line for each connection, in turn
+ *   dialect=msgpack     MessagePack-RPC's arrays; or socketio (engine.io 4 on a websocket, acks), or http (GET, keep-alive)
+ *   publisher=PORT      the first connection goes there instead: to another process of the same service
+ *   pid=NUMBER          the server, whose CPU time is told
+ *   progress=SECONDS    a line of progress that often while measuring
+ *
+ *   open N WINDOW               open N more connections, at most WINDOW of them at a time
+ *   drop N                      reset the last N, as a cut cable does
+ *   request HEX ID              the payload to send from now on; its 4 bytes at ID are stamped with a number (-1: none)
+ *   closed DEPTH WARM SECONDS   each connection keeps DEPTH requests under way
+ *   paced RATE WARM SECONDS     RATE requests a second on a fixed schedule, answered or not; latency counts from the
+ *                               time that a request was due
+ *   fanout BATCH WARM SECONDS   the first connection sends the request, BATCH times in one write, whenever all the
+ *                               others have got BATCH events
+ *
+ * Between commands the connections are held and pings are answered. At the end of stdin it ends; SIGINT ends a
+ * measurement early. Latencies are nanoseconds, counted as in an HDR histogram: 128 buckets an octave, within 0.8 %.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
+#include <dirent.h>
 #include <errno.h>
 #include <netinet/tcp.h>
+#include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/epoll.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
-#define RING 1024
-#define BUCKETS 4096
+#define RING 1024 /* requests that one connection may have under way */
+#define BUCKETS 7552
+#define SECOND 1000000000u
+#define HANDSHAKE_TIMEOUT (20ull * SECOND)
+#define SETTLE (10ull * SECOND) /* how long answers are waited for when a measurement is over */
+
+typedef enum { NEW, CONNECTING, UPGRADING, GREETING, OPEN, GONE } State;
+typedef enum { MSGPACK, SOCKETIO, HTTP } Dialect;
+typedef enum { IDLE, CLOSED, PACED, FANOUT } Mode;
 
 typedef struct {
-    int fd;
-    uint64_t skip;           /* bytes of a payload that are still to come */
-    unsigned char head[10];  /* a header that is not complete */
-    int have;
-    uint64_t sent[RING];     /* when each message under way was written */
+    int fd, number;
+    State state;
+    unsigned char *rest; /* what came of a frame that is not complete */
+    size_t rest_size;
+    unsigned char *unsent; /* what the socket did not take yet */
+    size_t unsent_size;
+    uint64_t began;   /* its handshake */
+    uint64_t *sent;   /* when each request under way was written, or due; 0: answered */
     unsigned first, next;
-    uint64_t messages;
+    uint64_t messages; /* in this measurement */
 } Connection;
+
+typedef struct {
+    char what[24];
+    uint64_t count;
+} Count;
+
+static struct sockaddr_storage address, publisher_address;
+static socklen_t address_size;
+static char host[128], path[1024] = "/", headers[4096];
+static char **cookies;
+static int cookie_count;
+static Dialect dialect = MSGPACK;
+static long server;
+static double progress_every;
+
+static int epoll;
+static Connection **connections;
+static int count, opening, open_now;
+static volatile sig_atomic_t interrupted;
+
+static Mode mode;
+static int recording;
+static uint64_t messages, under_way, unsent_requests, wanted, round_left;
+static int batch;
+static uint64_t histogram[BUCKETS];
+static Count errors[64];
+static unsigned char frame[1 << 17];
+static size_t frame_size, payload_at;
+static int id_at = -1;
 
 static uint64_t now_ns(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+    return (uint64_t)t.tv_sec * SECOND + (uint64_t)t.tv_nsec;
 }
 
 static void fail(const char *what) {
@@ -47,220 +102,722 @@ static void fail(const char *what) {
     exit(1);
 }
 
-/* 64 buckets an octave: within 1.6 %. */
-static uint64_t histogram[BUCKETS];
-
-static int bucket_of(uint64_t v) {
-    int shift = 0;
-    while (v >= 128) {
-        v >>= 1;
-        shift++;
-    }
-    int bucket = shift * 64 + (int)v;
-    return bucket < BUCKETS ? bucket : BUCKETS - 1;
+static void refuse(const char *what) {
+    fprintf(stderr, "%s\n", what);
+    exit(2);
 }
 
-static double bucket_value(int bucket) {
-    if (bucket < 128) return bucket;
-    int shift = bucket / 64 - 1;
-    return (double)((uint64_t)(bucket - shift * 64) << shift);
+static void on_interrupt(int number) {
+    (void)number;
+    interrupted = 1;
 }
 
-static double percentile(double share, uint64_t total) {
-    uint64_t seen = 0;
-    for (int i = 0; i < BUCKETS; i++) {
-        seen += histogram[i];
-        if (seen >= share * total) return bucket_value(i);
+/* --- counting ------------------------------------------------------------------------------------------------- */
+
+static void record(uint64_t value) {
+    int shift = value < 256 ? 0 : 56 - __builtin_clzll(value);
+    histogram[shift * 128 + (int)(value >> shift)]++;
+}
+
+static void count_error(const char *what) {
+    for (size_t i = 0; i < sizeof errors / sizeof *errors; i++) {
+        if (!errors[i].count) snprintf(errors[i].what, sizeof errors[i].what, "%s", what);
+        if (!strncmp(errors[i].what, what, sizeof errors[i].what - 1)) {
+            errors[i].count++;
+            return;
+        }
     }
+}
+
+static void count_code(const char *kind, long code) {
+    char what[24];
+    snprintf(what, sizeof what, "%s %ld", kind, code);
+    count_error(what);
+}
+
+static uint64_t server_cpu(void) {
+    if (!server) return 0;
+    char name[64];
+    snprintf(name, sizeof name, "/proc/%ld/task", server);
+    DIR *tasks = opendir(name);
+    if (!tasks) fail("the server is gone");
+    uint64_t total = 0;
+    for (struct dirent *entry; (entry = readdir(tasks));) {
+        char file[400];
+        unsigned long long used;
+        snprintf(file, sizeof file, "%s/%s/schedstat", name, entry->d_name);
+        FILE *stat = fopen(file, "r");
+        if (!stat) continue;
+        if (fscanf(stat, "%llu", &used) == 1) total += used;
+        fclose(stat);
+    }
+    closedir(tasks);
+    return total;
+}
+
+static uint64_t own_cpu(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    return (uint64_t)t.tv_sec * SECOND + (uint64_t)t.tv_nsec;
+}
+
+static void print_counts(void) {
+    printf("\"errors\": {");
+    for (size_t i = 0; i < sizeof errors / sizeof *errors && errors[i].count; i++)
+        printf("%s\"%s\": %llu", i ? ", " : "", errors[i].what, (unsigned long long)errors[i].count);
+    printf("}, \"histogram\": [");
+    for (int i = 0, some = 0; i < BUCKETS; i++)
+        if (histogram[i]) {
+            printf("%s[%d, %llu]", some ? ", " : "", i, (unsigned long long)histogram[i]);
+            some = 1;
+        }
+    printf("]");
+}
+
+static void forget_counts(void) {
+    messages = unsent_requests = 0;
+    memset(histogram, 0, sizeof histogram);
+    memset(errors, 0, sizeof errors);
+    for (int i = 0; i < count; i++) connections[i]->messages = 0;
+}
+
+/* --- one connection ------------------------------------------------------------------------------------------- */
+
+static void watch(Connection *c, uint32_t events, int how) {
+    struct epoll_event event = {.events = events, .data.ptr = c};
+    if (epoll_ctl(epoll, how, c->fd, &event) < 0) fail("epoll_ctl");
+}
+
+static void leave(Connection *c, const char *why) {
+    if (c->state == GONE) return;
+    if (c->state == OPEN) {
+        open_now--;
+    } else {
+        opening--;
+    }
+    under_way -= c->next - c->first;
+    c->first = c->next;
+    if (mode == FANOUT) round_left = 0; /* it cannot be completed any more: the measurement ends */
+    c->state = GONE;
+    count_error(why);
+    close(c->fd);
+}
+
+static void put(Connection *c, const unsigned char *data, size_t size) {
+    ssize_t done = 0;
+    if (!c->unsent_size) {
+        done = send(c->fd, data, size, MSG_DONTWAIT | MSG_NOSIGNAL);
+        if (done < 0) {
+            if (errno != EAGAIN) {
+                leave(c, "connection reset");
+                return;
+            }
+            done = 0;
+        }
+        if ((size_t)done == size) return;
+        watch(c, EPOLLIN | EPOLLOUT, EPOLL_CTL_MOD);
+    }
+    size_t more = size - (size_t)done;
+    c->unsent = realloc(c->unsent, c->unsent_size + more);
+    memcpy(c->unsent + c->unsent_size, data + done, more);
+    c->unsent_size += more;
+}
+
+static void put_frame(Connection *c, int opcode, const void *payload, size_t size) {
+    static const unsigned char mask[4] = {0x37, 0xfa, 0x21, 0x3d};
+    unsigned char small[132] = {(unsigned char)(0x80 | opcode), (unsigned char)(0x80 | size)};
+    memcpy(small + 2, mask, 4);
+    for (size_t i = 0; i < size && i < 125; i++) small[6 + i] = ((const unsigned char *)payload)[i] ^ mask[i & 3];
+    put(c, small, 6 + size);
+}
+
+static size_t write_request_head(Connection *c, char *text, size_t size) {
+    char cookie[4200] = "";
+    if (cookie_count) snprintf(cookie, sizeof cookie, "Cookie: %s\r\n", cookies[c->number % cookie_count]);
+    const char *upgrade = dialect == HTTP ? ""
+                                          : "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+                                            "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n";
+    return (size_t)snprintf(text, size,
+                            "GET %s HTTP/1.1\r\nHost: %s\r\n%s%s%s"
+                            "User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) "
+                            "Chrome/140.0.0.0\r\nAccept-Encoding: gzip, deflate, br\r\n"
+                            "Accept-Language: en-US,en;q=0.9\r\nCache-Control: no-cache\r\n\r\n",
+                            path, host, upgrade, headers, cookie);
+}
+
+/* Send `many` requests in one write, as written (or due) at `when`. */
+static void ask(Connection *c, int many, uint64_t when) {
+    static unsigned char all[1 << 20];
+    size_t size = 0;
+    if (!c->sent) c->sent = calloc(RING, sizeof *c->sent);
+    for (int i = 0; i < many; i++) {
+        c->sent[c->next % RING] = when;
+        if (dialect == HTTP) {
+            size += write_request_head(c, (char *)all + size, sizeof all - size);
+        } else {
+            memcpy(all + size, frame, frame_size);
+            if (id_at >= 0) {
+                /* At least 2**24, so that every MessagePack writer uses 5 bytes for it. */
+                uint32_t id = 1u << 24 | (c->next & 0xffffff);
+                unsigned char *at = all + size + payload_at + id_at, *mask = all + size + payload_at - 4;
+                for (int b = 0; b < 4; b++) at[b] = (unsigned char)(id >> (24 - 8 * b)) ^ mask[(id_at + b) & 3];
+            }
+            size += frame_size;
+        }
+        c->next++;
+        under_way++;
+        if (size > sizeof all - sizeof frame) {
+            put(c, all, size);
+            size = 0;
+        }
+    }
+    if (size && c->state == OPEN) put(c, all, size);
+}
+
+static void answered(Connection *c, unsigned slot) {
+    if (!c->sent || !c->sent[slot % RING]) return;
+    if (recording) record(now_ns() - c->sent[slot % RING]);
+    c->sent[slot % RING] = 0;
+    while (c->first != c->next && !c->sent[c->first % RING]) {
+        c->first++;
+        under_way--;
+    }
+    c->messages++;
+    messages++;
+}
+
+static void is_open(Connection *c) {
+    c->state = OPEN;
+    opening--;
+    open_now++;
+    record(now_ns() - c->began);
+}
+
+/* MessagePack, as far as error codes go. */
+static long read_integer(const unsigned char *p, size_t size) {
+    if (size < 3) return 0;
+    if (p[0] < 0x80) return p[0];
+    if (p[0] >= 0xe0) return (signed char)p[0];
+    if (p[0] == 0xcc) return p[1];
+    if (p[0] == 0xd0) return (signed char)p[1];
+    if (p[0] == 0xcd) return p[1] << 8 | p[2];
+    if (p[0] == 0xd1) return (int16_t)(p[1] << 8 | p[2]);
     return 0;
 }
 
-static int open_connection(int port, const char *path) {
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    int fd = socket(AF_INET, SOCK_STREAM, 0);
-    if (fd < 0) fail("socket");
-    if (connect(fd, (struct sockaddr *)&address, sizeof address) < 0) fail("connect");
-    int one = 1;
-    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-    char request[1024];
-    int length = snprintf(request, sizeof request,
-                          "GET %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-                          "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n"
-                          "User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.0.0\r\n"
-                          "Accept-Encoding: gzip, deflate, br\r\nAccept-Language: en-US,en;q=0.9\r\nCache-Control: no-cache\r\n\r\n",
-                          path, port);
-    if (write(fd, request, (size_t)length) != length) fail("write");
-    /* Byte by byte: what follows the header is a frame already. */
-    char answer[4096];
-    int have = 0;
-    while (have < 4 || memcmp(answer + have - 4, "\r\n\r\n", 4)) {
-        if (have == sizeof answer || read(fd, answer + have, 1) != 1) fail("handshake");
-        have++;
+/* One whole frame; tells how many requests may follow. */
+static int take_frame(Connection *c, int opcode, const unsigned char *payload, size_t size) {
+    if (opcode == 8) {
+        char why[24];
+        snprintf(why, sizeof why, "closed %d", size < 2 ? 1005 : payload[0] << 8 | payload[1]);
+        leave(c, why);
+        return 0;
     }
-    if (memcmp(answer, "HTTP/1.1 101", 12)) {
-        fprintf(stderr, "%.*s", have, answer);
-        exit(1);
+    if (opcode == 9) {
+        put_frame(c, 10, payload, size < 125 ? size : 125);
+        return 0;
     }
-    return fd;
+    if (opcode == 10 || !size) return 0;
+    int is_event, is_answer;
+    if (dialect == SOCKETIO) {
+        if (payload[0] == '2' && size == 1) put_frame(c, 1, "3", 1);
+        if (payload[0] == '0' && c->state == GREETING) put_frame(c, 1, "40", 2);
+        if (size > 1 && payload[0] == '4' && payload[1] == '0' && c->state == GREETING) is_open(c);
+        is_event = size > 1 && payload[0] == '4' && payload[1] == '2';
+        is_answer = size > 1 && payload[0] == '4' && payload[1] == '3';
+    } else {
+        is_event = size > 1 && (payload[0] == 0x93 || payload[0] == 0x94) && payload[1] == 2;
+        is_answer = size > 7 && payload[0] == 0x94 && payload[1] <= 1; /* an echo server sends the request back */
+    }
+    if (is_event && mode == FANOUT) {
+        if (c == connections[0]) return 0;
+        if (recording) record(now_ns() - connections[0]->sent[0]);
+        c->messages++;
+        messages++;
+        round_left--;
+        return 0;
+    }
+    if (!is_answer) return 0;
+    if (dialect == MSGPACK && payload[2] == 0xce) {
+        if (payload[1] == 1 && payload[7] != 0xc0)
+            count_code("error", payload[7] == 0x93 ? read_integer(payload + 8, size - 8) : 0);
+        unsigned low = (unsigned)payload[4] << 16 | (unsigned)payload[5] << 8 | payload[6];
+        answered(c, low);
+    } else if (dialect == MSGPACK) {
+        count_error("reply without our id");
+        return 0;
+    } else {
+        answered(c, c->first); /* socket.io: one connection's acks come in order */
+    }
+    return 1;
 }
 
-/* Give how many frames `data` completes. */
-static int count_frames(Connection *c, const unsigned char *data, uint64_t size) {
-    int frames = 0;
-    uint64_t at = 0;
-    while (at < size) {
-        if (c->skip) {
-            uint64_t n = c->skip < size - at ? c->skip : size - at;
-            at += n;
-            if (!(c->skip -= n)) frames++;
+/* How long a chunked body is, or more than `size` if it is not whole. */
+static size_t chunks_size(const unsigned char *body, size_t size) {
+    size_t at = 0;
+    for (;;) {
+        const unsigned char *end = memmem(body + at, size - at, "\r\n", 2);
+        if (!end) return size + 1;
+        size_t chunk = strtoul((const char *)body + at, NULL, 16);
+        at = (size_t)(end - body) + 2 + chunk + 2;
+        if (at > size) return size + 1;
+        if (!chunk) return at;
+    }
+}
+
+/* Take what is whole of `data`; tell how much that was. `*more` counts the answers. */
+static size_t take(Connection *c, const unsigned char *data, size_t size, int *more) {
+    size_t at = 0;
+    while (c->state != GONE && at < size) {
+        const unsigned char *p = data + at;
+        size_t left = size - at;
+        if (c->state == UPGRADING || dialect == HTTP) {
+            const unsigned char *end = memmem(p, left, "\r\n\r\n", 4);
+            if (!end) break;
+            size_t head = (size_t)(end - p) + 4, body = 0;
+            int chunked = 0;
+            long status = left > 12 ? strtol((const char *)p + 9, NULL, 10) : 0;
+            for (const unsigned char *line = p; line < end; line = (unsigned char *)memmem(line, left, "\r\n", 2) + 2) {
+                if (!strncasecmp((const char *)line, "content-length:", 15)) body = strtoul((const char *)line + 15, NULL, 10);
+                if (!strncasecmp((const char *)line, "transfer-encoding: chunked", 26)) chunked = 1;
+            }
+            if (chunked) body = chunks_size(p + head, left - head);
+            if (left < head + body) break;
+            at += head + body;
+            if (dialect == HTTP) {
+                if (status < 200 || status > 299) count_code("HTTP", status);
+                answered(c, c->first);
+                ++*more;
+            } else if (status != 101) {
+                char why[24];
+                snprintf(why, sizeof why, "refused: HTTP %ld", status);
+                leave(c, why);
+            } else if (dialect == SOCKETIO) {
+                c->state = GREETING;
+            } else {
+                is_open(c);
+            }
             continue;
         }
-        c->head[c->have++] = data[at++];
-        if (c->have < 2) continue;
-        int length = c->head[1] & 127, whole = length == 126 ? 4 : length == 127 ? 10 : 2;
-        if (c->have < whole) continue;
-        c->skip = (uint64_t)length;
-        if (whole > 2) {
-            c->skip = 0;
-            for (int i = 2; i < whole; i++) c->skip = c->skip << 8 | c->head[i];
+        if (left < 2) break;
+        uint64_t length = p[1] & 127;
+        size_t head = length == 126 ? 4 : length == 127 ? 10 : 2;
+        if (left < head) break;
+        if (head > 2) {
+            length = 0;
+            for (size_t i = 2; i < head; i++) length = length << 8 | p[i];
         }
-        if ((c->head[0] & 15) == 8) {
-            fprintf(stderr, "the server closed a connection\n");
-            exit(1);
-        }
-        c->have = 0;
-        if (!c->skip) frames++;
+        if (left < head + length) break;
+        at += head + length;
+        *more += take_frame(c, p[0] & 15, p + head, length);
     }
-    return frames;
+    return at;
 }
 
-static unsigned char *make_requests(const char *hex, int most, size_t *one) {
-    size_t length = strlen(hex) / 2, header = length < 126 ? 6 : 8;
-    *one = header + length;
-    unsigned char *all = malloc(*one * (size_t)most + 1);
-    unsigned char *frame = all;
-    frame[0] = 0x82;
-    if (length < 126) {
-        frame[1] = 0x80 | (unsigned char)length;
-    } else {
-        frame[1] = 0xfe;
+static void on_readable(Connection *c) {
+    static unsigned char data[1 << 21];
+    memcpy(data, c->rest, c->rest_size);
+    ssize_t got = recv(c->fd, data + c->rest_size, sizeof data - c->rest_size, MSG_DONTWAIT);
+    if (got < 0 && errno == EAGAIN) return;
+    if (got <= 0) {
+        leave(c, "connection lost");
+        return;
+    }
+    size_t size = c->rest_size + (size_t)got;
+    int more = 0;
+    size_t done = take(c, data, size, &more);
+    if (size == sizeof data && !done) refuse("a message of 2 MiB: more than this program reads");
+    if (c->state != GONE) {
+        if (size - done != c->rest_size) {
+            free(c->rest);
+            c->rest = size - done ? malloc(size - done) : NULL;
+            c->rest_size = size - done;
+        }
+        if (c->rest_size) memcpy(c->rest, data + done, c->rest_size);
+    }
+    if (more && mode == CLOSED && c->state == OPEN) ask(c, more, now_ns());
+}
+
+static void on_writable(Connection *c) {
+    if (c->state == CONNECTING) {
+        int error = 0;
+        socklen_t size = sizeof error;
+        getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &error, &size);
+        if (error) {
+            leave(c, error == ECONNREFUSED ? "connection refused" : strerror(error));
+            return;
+        }
+        watch(c, EPOLLIN, EPOLL_CTL_MOD);
+        if (dialect == HTTP) {
+            is_open(c);
+        } else {
+            static char text[1 << 14];
+            c->state = UPGRADING;
+            put(c, (unsigned char *)text, write_request_head(c, text, sizeof text));
+        }
+        return;
+    }
+    size_t size = c->unsent_size;
+    ssize_t done = send(c->fd, c->unsent, size, MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (done < 0) {
+        if (errno != EAGAIN) leave(c, "connection reset");
+        return;
+    }
+    memmove(c->unsent, c->unsent + done, size - (size_t)done);
+    c->unsent_size -= (size_t)done;
+    if (!c->unsent_size) watch(c, EPOLLIN, EPOLL_CTL_MOD);
+}
+
+static void begin(Connection *c) {
+    c->fd = socket(address.ss_family, SOCK_STREAM | SOCK_NONBLOCK, 0);
+    if (c->fd < 0) fail("socket");
+    int one = 1;
+    setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+    c->state = CONNECTING;
+    c->began = now_ns();
+    opening++;
+    struct sockaddr_storage *to = !c->number && publisher_address.ss_family ? &publisher_address : &address;
+    if (connect(c->fd, (struct sockaddr *)to, address_size) < 0 && errno != EINPROGRESS) fail("connect");
+    watch(c, EPOLLOUT, EPOLL_CTL_ADD);
+}
+
+/* Handle what is there, waiting at most `wait` milliseconds for it; tell whether stdin has something. */
+static int turn(int wait) {
+    struct epoll_event events[256];
+    int command = 0, ready = epoll_wait(epoll, events, 256, wait);
+    if (ready < 0 && errno != EINTR) fail("epoll_wait");
+    for (int i = 0; i < ready; i++) {
+        Connection *c = events[i].data.ptr;
+        if (!c) {
+            command = 1;
+            continue;
+        }
+        if (c->state != GONE && events[i].events & EPOLLOUT) on_writable(c);
+        if (c->state != GONE && c->state != CONNECTING && events[i].events & ~(uint32_t)EPOLLOUT) on_readable(c);
+    }
+    return command;
+}
+
+/* --- commands ------------------------------------------------------------------------------------------------- */
+
+static void do_open(int many, int window) {
+    struct rlimit files = {(rlim_t)(count + many) + 100, (rlim_t)(count + many) + 100}, before;
+    getrlimit(RLIMIT_NOFILE, &before);
+    if (before.rlim_cur < files.rlim_cur) {
+        if (files.rlim_max < before.rlim_max) files.rlim_max = before.rlim_max;
+        if (setrlimit(RLIMIT_NOFILE, &files) < 0) refuse("more connections than files may be open: see ulimit -n");
+    }
+    forget_counts();
+    /* The dead make room. */
+    int alive = 0;
+    for (int i = 0; i < count; i++)
+        if (connections[i]->state != GONE) {
+            connections[alive++] = connections[i];
+        } else {
+            free(connections[i]->rest);
+            free(connections[i]->unsent);
+            free(connections[i]->sent);
+            free(connections[i]);
+        }
+    count = alive;
+    connections = realloc(connections, (size_t)(count + many) * sizeof *connections);
+    for (int i = 0; i < many; i++) {
+        Connection *c = connections[count + i] = calloc(1, sizeof *c);
+        c->number = count + i;
+        c->state = NEW;
+    }
+    int next = count, before_open = open_now;
+    count += many;
+    uint64_t cpu = server_cpu(), own = own_cpu(), start = now_ns(), last = start;
+    int progress = open_now;
+    while (next < count || opening) {
+        while (next < count && opening < window) begin(connections[next++]);
+        turn(100);
+        uint64_t now = now_ns();
+        if (open_now != progress) {
+            progress = open_now;
+            last = now;
+        }
+        if (interrupted || now - last > HANDSHAKE_TIMEOUT) break;
+    }
+    uint64_t end = now_ns();
+    cpu = server_cpu() - cpu;
+    own = own_cpu() - own;
+    for (int i = 0; i < count; i++)
+        if (connections[i]->state != OPEN) {
+            if (connections[i]->state == NEW) opening++;
+            if (connections[i]->state != NEW) leave(connections[i], "no handshake in time");
+            if (connections[i]->state == NEW) {
+                opening--;
+                connections[i]->state = GONE;
+                count_error("not begun");
+            }
+        }
+    printf("{\"opened\": %d, \"seconds\": %.6f, \"cpu\": %.6f, \"own\": %.6f, ", open_now - before_open,
+           (double)(end - start) / SECOND, (double)cpu / SECOND, (double)own / SECOND);
+    print_counts();
+    printf("}\n");
+}
+
+static void do_drop(int many) {
+    int dropped = 0;
+    for (int i = count - 1; i >= 0 && dropped < many; i--) {
+        Connection *c = connections[i];
+        if (c->state != OPEN) continue;
+        struct linger linger = {1, 0};
+        setsockopt(c->fd, SOL_SOCKET, SO_LINGER, &linger, sizeof linger);
+        leave(c, "dropped");
+        dropped++;
+    }
+    printf("{\"dropped\": %d}\n", dropped);
+}
+
+static void do_request(const char *hex, int id) {
+    static const unsigned char mask[4] = {0x37, 0xfa, 0x21, 0x3d};
+    size_t length = strlen(hex) / 2;
+    if (length > sizeof frame - 16 || length > 65535) refuse("a request of more than 65535 bytes");
+    payload_at = length < 126 ? 6 : 8;
+    frame_size = payload_at + length;
+    frame[0] = dialect == SOCKETIO ? 0x81 : 0x82;
+    frame[1] = (unsigned char)(0x80 | (length < 126 ? length : 126));
+    if (length >= 126) {
         frame[2] = (unsigned char)(length >> 8);
         frame[3] = (unsigned char)length;
     }
-    static const unsigned char mask[4] = {0x37, 0xfa, 0x21, 0x3d};
-    memcpy(frame + header - 4, mask, 4);
+    memcpy(frame + payload_at - 4, mask, 4);
     for (size_t i = 0; i < length; i++) {
         unsigned byte;
-        sscanf(hex + 2 * i, "%2x", &byte);
-        frame[header + i] = (unsigned char)byte ^ mask[i & 3];
+        if (sscanf(hex + 2 * i, "%2x", &byte) != 1) refuse("the request is not in hexadecimal");
+        frame[payload_at + i] = (unsigned char)byte ^ mask[i & 3];
     }
-    for (int i = 1; i < most; i++) memcpy(all + (size_t)i * *one, frame, *one);
-    return all;
+    id_at = id;
+    printf("{\"request\": %zu}\n", length);
 }
 
-static void send_requests(Connection *c, const unsigned char *requests, size_t one, int count) {
-    size_t size = one * (size_t)count, done = 0;
-    uint64_t now = now_ns();
-    for (int i = 0; i < count; i++) c->sent[c->next++ % RING] = now;
-    while (done < size) {
-        ssize_t n = write(c->fd, requests + done, size - done);
-        if (n < 0) fail("write");
-        done += (size_t)n;
+static void publish(void) {
+    Connection *c = connections[0];
+    round_left = wanted;
+    c->first = c->next = 0;
+    under_way = 0;
+    ask(c, batch, now_ns());
+    c->first = c->next = 0; /* what answers the publisher itself is no matter */
+    under_way = 0;
+}
+
+static void print_progress(uint64_t since, uint64_t now) {
+    uint64_t failed = 0;
+    for (size_t i = 0; i < sizeof errors / sizeof *errors; i++) failed += errors[i].count;
+    uint64_t total = 0, seen = 0, half = 0, most = 0;
+    for (int i = 0; i < BUCKETS; i++) total += histogram[i];
+    for (int i = 0; i < BUCKETS; i++) {
+        seen += histogram[i];
+        int shift = i < 256 ? 0 : i / 128 - 1;
+        uint64_t value = ((uint64_t)(i - shift * 128 + 1) << shift) - 1;
+        if (!half && seen * 2 >= total) half = value;
+        if (!most && seen * 100 >= total * 99) most = value;
     }
+    printf("{\"progress\": %.3f, \"messages\": %llu, \"failed\": %llu, \"open\": %d, \"p50\": %llu, \"p99\": %llu}\n",
+           (double)(now - since) / SECOND, (unsigned long long)messages, (unsigned long long)failed, open_now,
+           (unsigned long long)half, (unsigned long long)most);
+    fflush(stdout);
+}
+
+static void do_measure(Mode which, double amount, double warm, double seconds) {
+    if (!open_now || (which == FANOUT && open_now < 2)) refuse("no connections are open");
+    if (!frame_size && dialect != HTTP) refuse("no request was given");
+    if (amount < 1 || (which != PACED && amount > RING / 2) || (dialect == HTTP && which == CLOSED && amount > 1))
+        refuse("not a depth, rate or batch to measure with");
+    mode = which;
+    recording = 0;
+    under_way = 0;
+    batch = (int)amount;
+    wanted = (uint64_t)(open_now - 1) * (uint64_t)batch;
+    for (int i = 0; i < count; i++) {
+        connections[i]->first = connections[i]->next = 0;
+        if (connections[i]->sent) memset(connections[i]->sent, 0, RING * sizeof *connections[i]->sent);
+    }
+    uint64_t begin = now_ns(), start = begin + (uint64_t)(warm * SECOND), end = start + (uint64_t)(seconds * SECOND);
+    uint64_t cpu = 0, own = 0, turns = 0, told = 0;
+    double gap = SECOND / amount;
+    int robin = 0;
+    if (mode == FANOUT) publish();
+    if (mode == CLOSED)
+        for (int i = 0; i < count; i++)
+            if (connections[i]->state == OPEN) ask(connections[i], batch, now_ns());
+    for (;;) {
+        uint64_t now = now_ns();
+        if (!recording && now >= start) {
+            forget_counts();
+            recording = 1;
+            cpu = server_cpu();
+            own = own_cpu();
+            start = told = now_ns();
+            end = start + (uint64_t)(seconds * SECOND);
+        }
+        /* At least one answer is waited for: on a busy machine the time may be over before it. */
+        int is_over = (recording && now >= end && (messages || now >= end + SETTLE)) || interrupted || !open_now;
+        if (recording && progress_every > 0 && now - told >= progress_every * SECOND) {
+            told = now;
+            print_progress(start, now);
+        }
+        int wait = 50;
+        if (mode == PACED) {
+            uint64_t due;
+            while ((due = begin + (uint64_t)((double)turns * gap)) <= now && open_now && !(recording && due >= end)) {
+                turns++;
+                Connection *c;
+                do {
+                    robin = (robin + 1) % count;
+                    c = connections[robin];
+                } while (c->state != OPEN);
+                if (c->next - c->first >= RING || (dialect == HTTP && c->next != c->first)) {
+                    unsent_requests++;
+                } else {
+                    ask(c, 1, due);
+                }
+            }
+            wait = due > now + 2000000 ? (int)((due - now) / 1000000) - 1 : 0;
+            if (wait > 50) wait = 50;
+        }
+        if (is_over) break;
+        turn(wait);
+        if (mode == FANOUT && !round_left) {
+            if (open_now * (uint64_t)batch < wanted) break;
+            publish();
+        }
+    }
+    uint64_t stop = now_ns(), done = messages;
+    cpu = server_cpu() - cpu;
+    own = own_cpu() - own;
+    if (!recording) {
+        start = stop;
+        done = 0;
+    }
+    uint64_t fewest = UINT64_MAX, most = 0;
+    for (int i = which == FANOUT ? 1 : 0; i < count; i++) {
+        if (connections[i]->state != OPEN) continue;
+        if (connections[i]->messages < fewest) fewest = connections[i]->messages;
+        if (connections[i]->messages > most) most = connections[i]->messages;
+    }
+    /* What is under way comes home. On a schedule it counts, as it was due within the time. */
+    if (mode == CLOSED) mode = IDLE;
+    if (mode != PACED) recording = 0;
+    while ((mode == FANOUT ? round_left : under_way) && open_now && now_ns() - stop < SETTLE) turn(10);
+    uint64_t unanswered = under_way;
+    mode = IDLE;
+    recording = 0;
+    printf("{\"messages\": %llu, \"seconds\": %.6f, \"cpu\": %.6f, \"own\": %.6f, \"fewest\": %llu, \"most\": %llu, "
+           "\"unsent\": %llu, \"unanswered\": %llu, \"open\": %d, ",
+           (unsigned long long)done, (double)(stop - start) / SECOND, (double)cpu / SECOND, (double)own / SECOND,
+           (unsigned long long)(fewest == UINT64_MAX ? 0 : fewest), (unsigned long long)most,
+           (unsigned long long)unsent_requests, (unsigned long long)unanswered, open_now);
+    print_counts();
+    printf("}\n");
+}
+
+static void do_command(char *line) {
+    char hex[140000];
+    int a, b;
+    double x, warm, seconds;
+    if (sscanf(line, "open %d %d", &a, &b) == 2 && a > 0 && b > 0) {
+        do_open(a, b);
+    } else if (sscanf(line, "drop %d", &a) == 1) {
+        do_drop(a);
+    } else if (sscanf(line, "request %139999s %d", hex, &a) == 2) {
+        do_request(hex, a);
+    } else if (sscanf(line, "closed %lf %lf %lf", &x, &warm, &seconds) == 3) {
+        do_measure(CLOSED, x, warm, seconds);
+    } else if (sscanf(line, "paced %lf %lf %lf", &x, &warm, &seconds) == 3) {
+        do_measure(PACED, x, warm, seconds);
+    } else if (sscanf(line, "fanout %lf %lf %lf", &x, &warm, &seconds) == 3) {
+        do_measure(FANOUT, x, warm, seconds);
+    } else {
+        refuse("no such command");
+    }
+    fflush(stdout);
+}
+
+static void read_cookies(const char *name) {
+    FILE *file = fopen(name, "r");
+    if (!file) fail(name);
+    char *line = NULL;
+    size_t room = 0;
+    for (ssize_t size; (size = getline(&line, &room, file)) > 1;) {
+        cookies = realloc(cookies, (size_t)(cookie_count + 1) * sizeof *cookies);
+        cookies[cookie_count++] = strndup(line, (size_t)size - (line[size - 1] == '\n'));
+    }
+    free(line);
+    fclose(file);
 }
 
 int main(int argc, char **argv) {
-    if (argc < 7) {
-        fprintf(stderr, "usage: load PORT PATH CONNECTIONS DEPTH SECONDS REQUEST-HEX [fanout]\n");
-        return 2;
-    }
-    int port = atoi(argv[1]), count = atoi(argv[3]), depth = atoi(argv[4]);
-    double seconds = atof(argv[5]);
-    int fanout = argc > 7;
-    struct rlimit files = {(rlim_t)count + 100, (rlim_t)count + 100};
-    setrlimit(RLIMIT_NOFILE, &files);
-    Connection *connections = calloc((size_t)count + 1, sizeof *connections);
-    int epoll = epoll_create1(0);
-    for (int i = 0; i < count + fanout; i++) {
-        connections[i].fd = open_connection(port, argv[2]);
-        struct epoll_event event = {.events = EPOLLIN, .data.ptr = &connections[i]};
-        epoll_ctl(epoll, EPOLL_CTL_ADD, connections[i].fd, &event);
-    }
-    if (!depth) {
-        printf("ready\n");
-        fflush(stdout);
-        usleep((useconds_t)(seconds * 1e6));
-        return 0;
-    }
-    size_t one;
-    unsigned char *requests = make_requests(argv[6], RING, &one);
-    Connection *publisher = &connections[count];
-    if (fanout) {
-        send_requests(publisher, requests, one, depth);
+    if (argc < 3) refuse("usage: load ADDRESS PORT [key=value ...], then commands on stdin; see the top of load.c");
+    int port = atoi(argv[2]);
+    struct sockaddr_in *four = (struct sockaddr_in *)&address;
+    struct sockaddr_in6 *six = (struct sockaddr_in6 *)&address;
+    if (inet_pton(AF_INET, argv[1], &four->sin_addr) == 1) {
+        four->sin_family = AF_INET;
+        four->sin_port = htons((uint16_t)port);
+        address_size = sizeof *four;
+        snprintf(host, sizeof host, "%s:%d", argv[1], port);
+    } else if (inet_pton(AF_INET6, argv[1], &six->sin6_addr) == 1) {
+        six->sin6_family = AF_INET6;
+        six->sin6_port = htons((uint16_t)port);
+        address_size = sizeof *six;
+        snprintf(host, sizeof host, "[%s]:%d", argv[1], port);
     } else {
-        for (int i = 0; i < count; i++) send_requests(&connections[i], requests, one, depth);
+        refuse("not a numeric address");
     }
-    uint64_t begin = now_ns(), start = begin + 300000000u, end = start + (uint64_t)(seconds * 1e9);
-    uint64_t messages = 0, wanted = (uint64_t)count * (uint64_t)depth, round = 0;
-    int measuring = 0;
-    static unsigned char data[1 << 18];
-    struct epoll_event events[256];
+    for (int i = 3; i < argc; i++) {
+        char *value = strchr(argv[i], '=');
+        if (!value) refuse("an argument is not key=value");
+        *value++ = 0;
+        if (!strcmp(argv[i], "path")) {
+            snprintf(path, sizeof path, "%s", value);
+        } else if (!strcmp(argv[i], "host")) {
+            snprintf(host, sizeof host, "%s", value);
+        } else if (!strcmp(argv[i], "header")) {
+            size_t have = strlen(headers);
+            snprintf(headers + have, sizeof headers - have, "%s\r\n", value);
+        } else if (!strcmp(argv[i], "cookies")) {
+            read_cookies(value);
+        } else if (!strcmp(argv[i], "publisher")) {
+            publisher_address = address;
+            /* The port stands at the same place for both families. */
+            ((struct sockaddr_in *)&publisher_address)->sin_port = htons((uint16_t)atoi(value));
+        } else if (!strcmp(argv[i], "pid")) {
+            server = atol(value);
+        } else if (!strcmp(argv[i], "progress")) {
+            progress_every = atof(value);
+        } else if (!strcmp(argv[i], "dialect")) {
+            if (!strcmp(value, "socketio")) dialect = SOCKETIO;
+            else if (!strcmp(value, "http")) dialect = HTTP;
+            else if (strcmp(value, "msgpack")) refuse("no such dialect");
+        } else {
+            refuse("an unknown key");
+        }
+    }
+    struct sigaction action = {.sa_handler = on_interrupt};
+    sigaction(SIGINT, &action, NULL);
+    epoll = epoll_create1(0);
+    struct epoll_event event = {.events = EPOLLIN, .data.ptr = NULL};
+    static char line[160000];
+    size_t have = 0;
+    if (epoll_ctl(epoll, EPOLL_CTL_ADD, 0, &event) < 0) fail("stdin");
     for (;;) {
-        int ready = epoll_wait(epoll, events, 256, 1000);
-        uint64_t now = now_ns();
-        if (!measuring && now >= start) {
-            measuring = 1;
-            messages = 0;
-            for (int i = 0; i < count; i++) connections[i].messages = 0;
-            memset(histogram, 0, sizeof histogram);
-            start = now;
-            printf("start\n");
-            fflush(stdout);
+        char *end;
+        while ((end = memchr(line, '\n', have))) {
+            *end = 0;
+            /* While a command runs, the next ones wait in the pipe. */
+            epoll_ctl(epoll, EPOLL_CTL_DEL, 0, NULL);
+            do_command(line);
+            epoll_ctl(epoll, EPOLL_CTL_ADD, 0, &event);
+            have -= (size_t)(end + 1 - line);
+            memmove(line, end + 1, have);
         }
-        if (measuring && now >= end) break;
-        if (ready < 0 && errno != EINTR) fail("epoll_wait");
-        for (int i = 0; i < ready; i++) {
-            Connection *c = events[i].data.ptr;
-            ssize_t size = recv(c->fd, data, sizeof data, MSG_DONTWAIT);
-            if (size < 0 && errno == EAGAIN) continue;
-            if (size <= 0) {
-                fprintf(stderr, "a connection ended\n");
-                return 1;
-            }
-            int frames = count_frames(c, data, (uint64_t)size);
-            if (fanout) {
-                if (c == publisher) continue;
-                now = now_ns();
-                for (int f = 0; f < frames; f++) histogram[bucket_of((now - publisher->sent[0]) / 1000)]++;
-                c->messages += (uint64_t)frames;
-                messages += (uint64_t)frames;
-                round += (uint64_t)frames;
-                if (round == wanted) {
-                    round = 0;
-                    publisher->next = 0;
-                    send_requests(publisher, requests, one, depth);
-                }
-            } else if (frames) {
-                now = now_ns();
-                for (int f = 0; f < frames; f++) histogram[bucket_of((now - c->sent[c->first++ % RING]) / 1000)]++;
-                c->messages += (uint64_t)frames;
-                messages += (uint64_t)frames;
-                send_requests(c, requests, one, frames);
-            }
-        }
+        if (!turn(-1)) continue;
+        ssize_t size = read(0, line + have, sizeof line - have);
+        if (size <= 0) return 0;
+        have += (size_t)size;
     }
-    printf("stop\n");
-    fflush(stdout);
-    double took = (double)(now_ns() - start) / 1e9;
-    uint64_t fewest = UINT64_MAX, most = 0, total = 0;
-    for (int i = 0; i < count; i++) {
-        if (connections[i].messages < fewest) fewest = connections[i].messages;
-        if (connections[i].messages > most) most = connections[i].messages;
-    }
-    for (int i = 0; i < BUCKETS; i++) total += histogram[i];
-    printf("{\"messages\": %llu, \"seconds\": %.4f, \"fewest\": %llu, \"most\": %llu, \"p50\": %.0f, \"p99\": %.0f, \"max\": %.0f}\n",
-           (unsigned long long)messages, took, (unsigned long long)fewest, (unsigned long long)most,
-           percentile(0.5, total), percentile(0.99, total), percentile(1.0, total));
-    return 0;
 }

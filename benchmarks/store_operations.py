@@ -1,35 +1,27 @@
-"""What one operation of the session store costs in CPU time while 50 are under way at once, beside redis-py alone.
+"""What one operation of the store and the broker costs in CPU time, 50 being under way at once, beside redis-py alone.
 
-    python -m benchmarks.store_operations [URL]
-
-Without a URL a Redis is started. Fifty workers each ask, wait, and ask again; the contenders take turns within each
+Fifty workers each ask, wait, and ask again; the contenders take turns within each
 round. Counted is the CPU time of this process, so Redis' own is left out.
 """
 
 import asyncio
-import platform
-import statistics
-import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 
-import hiredis
-import redis
 import redis.asyncio as aioredis
 
 from sstream import RedisStore
-from sstream.testing import RedisServer
+from sstream.pubsub import ChannelOptions, History, Publisher, RedisBroker
 
-__all__ = ["main"]
+__all__ = ["study"]
 
-ROUNDS = 7
 OPERATIONS = 5_000  # of each contender in a round
 AT_ONCE = 50
 TEXT = b'{"cookie":{"originalMaxAge":null,"expires":null,"httpOnly":true,"path":"/","sameSite":"lax"},"userId":"fred",'
 TEXT += b'"cart":{' + b",".join(b'"tea number %d":%d' % (number, number) for number in range(20)) + b"}}"
 TTL = 30 * 86400
-GOAL = 10.0  # microseconds
+EVENT = b"\x93\x02\xa7message\x91\xa5hello"
 
 # An operation of worker number `n`; each has a key of its own.
 Operation = Callable[[int], Awaitable[object]]
@@ -49,12 +41,17 @@ async def cost(operation: Operation, in_one: int) -> float:
     return (time.process_time() - began) / (each * AT_ONCE * in_one) * 1e6
 
 
-async def measure(url: str) -> dict[str, list[float]]:
+async def measure(url: str, rounds: int) -> dict[str, list[float]]:
     """The cost of each contender's operation in each round."""
     keys = [f"sess:benchmark{number}" for number in range(AT_ONCE)]
     async with AsyncExitStack() as stack:
         store = RedisStore(url)
         stack.push_async_callback(store.close)
+        broker = RedisBroker(url)
+        stack.push_async_callback(broker.close)
+        publisher = Publisher(
+            broker, channel_options=lambda name: ChannelOptions(history=History(100, 60) if name == "kept" else None)
+        )
         client = aioredis.Redis.from_url(url)
         stack.push_async_callback(client.aclose)
         await client.delete(*keys)
@@ -75,35 +72,18 @@ async def measure(url: str) -> dict[str, list[float]]:
             "redis-py SET EX": (lambda number: client.set(keys[number], TEXT, ex=TTL), 1),
             "redis-py EXPIRE": (lambda number: client.expire(keys[number], TTL), 1),
             "redis-py GET, pipelines of 50": (pipelined, AT_ONCE),
+            "publish": (lambda _: publisher.channel("lobby", "message", "hello"), 1),
+            "publish with history": (lambda _: publisher.channel("kept", "message", "hello"), 1),
+            "redis-py PUBLISH": (lambda _: client.publish("sstream:channel:lobby", EVENT), 1),
         }
         results: dict[str, list[float]] = {name: [] for name in contenders}
-        for _ in range(ROUNDS):
+        for _ in range(rounds):
             for name, (operation, in_one) in contenders.items():
                 results[name].append(await cost(operation, in_one))
         await client.delete(*keys)
     return results
 
 
-def report(results: dict[str, list[float]]) -> None:
-    """Print the table."""
-    python = f"{platform.python_implementation()} {platform.python_version()}"
-    print(f"{python}, redis-py {redis.__version__}, hiredis {hiredis.__version__}, {platform.platform()}")
-    print(f"{AT_ONCE} operations at once, {ROUNDS} rounds, texts of {len(TEXT)} bytes; goal: {GOAL:g} µs\n")
-    single = statistics.median(results["redis-py GET"])
-    print(f"{'operation':32}{'µs CPU':>8}{'lowest':>8}{'highest':>9}{'of a redis-py GET':>20}")
-    for name, costs in results.items():
-        middle = statistics.median(costs)
-        print(f"{name:32}{middle:8.1f}{min(costs):8.1f}{max(costs):9.1f}{middle / single:20.2f}")
-
-
-def main() -> None:
-    """Measure with the Redis at the given URL, or with one of our own."""
-    if len(sys.argv) > 1:
-        report(asyncio.run(measure(sys.argv[1])))
-        return
-    with RedisServer() as server:
-        report(asyncio.run(measure(server.url)))
-
-
-if __name__ == "__main__":
-    main()
+def study(redis: str, rounds: int) -> Mapping[str, Mapping[str, list[float]]]:
+    """Microseconds of CPU time an operation, by operation."""
+    return {name: {"us": costs} for name, costs in asyncio.run(measure(redis, rounds)).items()}

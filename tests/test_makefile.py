@@ -13,17 +13,32 @@ from sstream.testing.tools import NODE_MINIMUM
 
 ROOT = Path(__file__).parents[1]
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
-DOORS = {"help", "demo", "test", "lint", "docs", "bench", "autobahn", "sanitize", "dist", "vendor", "clean"}
+DOORS = {
+    "help",
+    "demo",
+    "test",
+    "lint",
+    "docs",
+    "bench",
+    "bench-check",
+    "autobahn",
+    "sanitize",
+    "dist",
+    "vendor",
+    "clean",
+}
 TOOLS = ("sh", "make", "awk", "touch", "mkdir", "cp", "rm", "find", "env")
 
 # Plays every Python: the one on PATH, and after `-m venv` the one in .venv; it notes what it was asked.
 PYTHON = f"""#!/bin/sh
-echo "$(test "$0" = .venv/bin/python && echo venv || echo python) $*" >>calls
+case "$0" in .venv/*) me=venv ;; benchmarks/*) me=benchmarks ;; *) me=python ;; esac
+echo "$me $*" >>calls
 case "$*" in
     "-c "*ensurepip*) test -z "$NO_VENV" || exit 1; exec {sys.executable} "$@" ;;
     "-c "*) exec {sys.executable} "$@" ;;
     --version) echo Python 3.11.9 ;;
     *requirements-demo*) test -z "$NO_PIP" || {{ echo "pip: cannot" >&2; exit 1; }} ;;
+    "-m venv benchmarks/.venv") mkdir -p benchmarks/.venv/bin && cp "$0" benchmarks/.venv/bin/python ;;
     "-m venv "*) mkdir -p .venv/bin && cp "$0" .venv/bin/python && cp "$0" .venv/bin/ruff ;;
     "-m tests.websocket.autobahn --install") test -z "$NO_AUTOBAHN" || {{ echo "pip: cannot" >&2; exit 1; }} ;;
     "-m sstream.testing npm ci "*)
@@ -53,10 +68,11 @@ class House:
             (self.bin / name).symlink_to(program)
         for name in ("Makefile", "setup.py", "pyproject.toml", *(file.name for file in ROOT.glob("requirements*.txt"))):
             shutil.copy(ROOT / name, folder)
-        for name in ("sstream/version.py", "demo/express/package.json", "sstream/client/package.json"):
-            self.add(name)
-        self.add("demo/express/package-lock.json")
-        self.add("sstream/client/package-lock.json")
+        self.add("sstream/version.py")
+        self.add("benchmarks/requirements.txt")
+        for name in ("demo/express", "sstream/client", "benchmarks"):
+            self.add(f"{name}/package.json")
+            self.add(f"{name}/package-lock.json")
 
     def add(self, name: str, script: str = "") -> Path:
         file = self.folder / name
@@ -105,7 +121,7 @@ def test_every_door_is_explained_and_no_file() -> None:
     phony = re.search(r"^\.PHONY: (.*)$", MAKEFILE, re.MULTILINE)
 
     assert phony
-    assert set(phony[1].split()) == DOORS == set(re.findall(r"^([a-z]+):.*## ", MAKEFILE, re.MULTILINE))
+    assert set(phony[1].split()) == DOORS == set(re.findall(r"^([a-z-]+):.*## ", MAKEFILE, re.MULTILINE))
 
 
 def test_first_run_installs_and_second_costs_nothing(house: House) -> None:
@@ -207,6 +223,28 @@ def test_proofs_of_the_engine_are_doors(house: House, door: str) -> None:
 
     assert done.returncode == 0, done.stderr
     assert house.calls(f"-m tests.websocket.{door} --needed")
+
+
+@pytest.mark.parametrize(("door", "command"), [("bench", "-m benchmarks run"), ("bench-check", "-m benchmarks check")])
+def test_contenders_are_installed_beside_the_product_and_not_into_it(house: House, door: str, command: str) -> None:
+    first = house.make(door)
+
+    assert first.returncode == 0, first.stderr
+    assert house.calls("^benchmarks -m pip install .*benchmarks/requirements.txt")
+    assert not house.calls("^venv -m pip install .*benchmarks")
+    assert house.calls(f"^benchmarks {command}")
+
+    house.make(door)
+
+    assert [call.strip() for call in house.calls("")] == [f"benchmarks {command}"]
+
+
+def test_bench_goes_on_without_the_contenders_from_npm(house: House) -> None:
+    done = house.make("bench", "ARGS=run --quick", NO_NPM="1")
+
+    assert done.returncode == 0
+    assert "• going on without the contenders from npm" in done.stdout
+    assert house.calls("-m benchmarks run --quick")
 
 
 def test_node_is_installed_only_where_there_is_none_that_is_new_enough(house: House) -> None:

@@ -66,7 +66,7 @@ class FanOut:
     before its first slice go out together, so that a socket can send them in one write.
 
     Turns of the loop included, an event costs 140 to 220 ns for each of a thousand sockets beside its own ``deliver``,
-    16 events together 80 to 120 ns each (benchmarks/fanout_hub.py).
+    16 events together 80 to 120 ns each (benchmarks/instructions.py).
     """
 
     def __init__(self, slice_size: int) -> None:
@@ -152,7 +152,7 @@ class FanOut:
 
 def _deliver(members: Sequence[Member], messages: Sequence[Message]) -> None:
     if len(messages) == 1:
-        # The usual case by itself: 70 to 90 ns for each member instead of 150 (benchmarks/fanout_hub.py).
+        # The usual case by itself: 70 to 90 ns for each member instead of 150 (benchmarks/instructions.py).
         message = messages[0]
         for member in members:
             try:

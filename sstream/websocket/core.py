@@ -31,7 +31,7 @@ class Core:
     """The base of `Connection`, which has the rest: all that does not happen with every message.
 
     ``_speedups.Core`` is the same in C: 0.2 µs for a message of 20 bytes and its reply, among 16, where it is 0.9 here.
-    benchmarks/engine.py has what becomes of it.
+    docs/performance.md has what becomes of it.
 
     Attributes:
         heard: Whether anything came since this was last set to False.

@@ -52,8 +52,7 @@ def _take_some(queue: deque[bytes | memoryview]) -> bytes | memoryview:
 class SocketConnection(Connection):
     """On the plain socket: the loop calls straight into the parser, and replies go straight to the kernel.
 
-    A call of 20 bytes takes a fifth of the time that it takes on the stream, and two fifths at depth 16:
-    benchmarks/engine.py.
+    A call of 20 bytes takes a fifth of the time that it takes on the stream, and two fifths at depth 16.
     """
 
     __slots__ = ("_loop", "_socket")

@@ -1,0 +1,147 @@
+"""The contenders: small servers that do the same work, each as its own guide would have it.
+
+A server in Python is a coroutine function that takes the listening socket; ``python -m benchmarks.contenders NAME``
+runs one. The others are programs that print the port on which they listen.
+"""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+
+from sstream.testing import ToolMissing, find_node
+
+__all__ = ["CONTENDERS", "NODE_MODULES", "Contender", "missing"]
+
+HERE = Path(__file__).parent
+NODE_MODULES = HERE.parent / "node_modules"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contender:
+    """One server, and what can be asked of it.
+
+    Attributes:
+        label: Its name in tables and pictures.
+        server: ``module:function`` in this package, or a file for node.
+        dialect: What it speaks, as `load.c` calls it.
+        path: Where its websocket is.
+        fast_loop: Does it run on uvloop? (uvicorn chooses for itself, and does.)
+        needs: Packages from PyPI or npm; without one of them it is left out.
+        can: ``calls``, ``fanout``, ``sessions`` and ``async``.
+        crowd: Does it take part where tens of thousands connect? That takes long, so not all do.
+        env: Variables it is started with.
+    """
+
+    label: str
+    server: str
+    dialect: str = "msgpack"
+    path: str = "/ws"
+    fast_loop: bool = False
+    needs: tuple[str, ...] = ()
+    can: frozenset[str] = frozenset({"calls", "fanout"})
+    crowd: bool = False
+    env: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def is_node(self) -> bool:
+        return self.server.endswith(".mjs")
+
+    @property
+    def is_ours(self) -> bool:
+        return self.server.startswith("framework:")
+
+    def command(self, name: str) -> list[str]:
+        if self.is_node:
+            return [str(find_node()), str(HERE / self.server)]
+        return [sys.executable, "-m", "benchmarks.contenders", name]
+
+
+_ALL = frozenset({"calls", "fanout", "sessions", "async"})
+_SOCKETIO = "/socket.io/?EIO=4&transport=websocket"
+_PURE = {"SSTREAM_PURE_PYTHON": "1"}
+
+# In the order of tables and rounds.
+CONTENDERS: dict[str, Contender] = {
+    "tornado": Contender(
+        label="raw Tornado", server="raw_tornado:serve", can=frozenset({"calls", "fanout", "sessions"}), crowd=True
+    ),
+    "aiohttp": Contender(label="aiohttp", server="with_aiohttp:serve", needs=("aiohttp",)),
+    "websockets": Contender(label="websockets", server="with_websockets:serve", needs=("websockets",)),
+    "starlette": Contender(
+        label="Starlette + uvicorn", server="with_starlette:serve", needs=("starlette", "uvicorn"), crowd=True
+    ),
+    "litestar": Contender(label="Litestar + uvicorn", server="with_litestar:serve", needs=("litestar", "uvicorn")),
+    "channels": Contender(
+        label="Django Channels + uvicorn",
+        server="with_channels:serve",
+        needs=("channels", "channels-redis", "django", "uvicorn"),
+    ),
+    "socketio-asgi": Contender(
+        label="python-socketio + uvicorn",
+        server="with_socketio:serve",
+        dialect="socketio",
+        path=_SOCKETIO,
+        needs=("python-socketio", "uvicorn"),
+    ),
+    "socketio-tornado": Contender(
+        label="python-socketio + Tornado",
+        server="with_socketio:serve_on_tornado",
+        dialect="socketio",
+        path=_SOCKETIO,
+        needs=("python-socketio",),
+    ),
+    "picows": Contender(
+        label="picows + uvloop", server="with_picows:serve", fast_loop=True, needs=("picows", "uvloop"), crowd=True
+    ),
+    "ws": Contender(label="Node ws + msgpackr", server="ws.mjs", needs=("npm:ws", "npm:msgpackr"), crowd=True),
+    "socketio-node": Contender(
+        label="Node socket.io",
+        server="socketio.mjs",
+        dialect="socketio",
+        path=_SOCKETIO,
+        needs=("npm:socket.io", "npm:express"),
+        crowd=True,
+    ),
+    "express": Contender(
+        label="express-session + socket.io",
+        server="socketio.mjs",
+        dialect="socketio",
+        path=_SOCKETIO,
+        needs=("npm:socket.io", "npm:express", "npm:express-session", "npm:connect-redis", "npm:redis"),
+        can=frozenset({"sessions"}),
+    ),
+    "sstream-python": Contender(label="sstream without C", server="framework:serve", can=_ALL, env=_PURE),
+    "sstream-python-uvloop": Contender(
+        label="sstream without C, uvloop",
+        server="framework:serve",
+        can=_ALL,
+        env=_PURE,
+        fast_loop=True,
+        needs=("uvloop",),
+    ),
+    "sstream": Contender(label="sstream", server="framework:serve", can=_ALL, crowd=True),
+    "sstream-uvloop": Contender(
+        label="sstream, uvloop", server="framework:serve", can=_ALL, fast_loop=True, needs=("uvloop",), crowd=True
+    ),
+}
+
+
+def missing(contender: Contender) -> str | None:
+    """Why it cannot run here, or None."""
+    for need in contender.needs:
+        if need.startswith("npm:"):
+            if not (NODE_MODULES / need.removeprefix("npm:") / "package.json").exists():
+                return f"{need.removeprefix('npm:')} is not installed: `make bench` does that"
+            continue
+        try:
+            metadata.version(need)
+        except metadata.PackageNotFoundError:
+            return f"{need} is not installed: `make bench` does that"
+    if contender.is_node:
+        try:
+            find_node()
+        except ToolMissing as error:
+            return str(error)
+    return None

@@ -1,0 +1,188 @@
+"""The load generator against real servers: every answer is counted, and nothing else."""
+
+import json
+import shutil
+import socket
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from benchmarks.generator import CompilerMissing, Generator, GeneratorError, Programs, encode_request
+from benchmarks.histogram import bucket_of
+from benchmarks.servers import BareEcho, Server
+
+SECONDS = 0.2
+
+
+@pytest.fixture
+def load(programs: Programs, server: Server) -> Iterator[Generator]:
+    with server.load(programs) as generator:
+        yield generator
+
+
+@pytest.mark.parametrize("depth", [1, 16])
+def test_closed_loop_counts_what_the_server_answered(load: Generator, depth: int) -> None:
+    load.open(5)
+    load.request("add", 2, 3)
+
+    measured = load.closed(depth, SECONDS, 0.05)
+
+    assert measured.messages > 0
+    assert measured.errors == {}
+    assert measured.unanswered == 0
+    assert measured.histogram.total == measured.messages
+    assert 0 < measured.fewest <= measured.messages / 5 <= measured.most
+    assert measured.seconds >= SECONDS
+    assert 0 < measured.cpu < measured.seconds * 1.1
+
+
+def test_schedule_is_kept_and_latency_counts_from_when_a_call_was_due(load: Generator) -> None:
+    load.open(4)
+    load.request("add", 2, 3)
+
+    measured = load.paced(500, 0.4, 0.0)
+
+    assert measured.unanswered == measured.unsent == 0
+    assert measured.histogram.total == pytest.approx(200, abs=2)
+
+
+def test_server_that_stands_still_is_charged_for_all_who_wait(programs: Programs) -> None:
+    # It answers the handshake at once and reads nothing for 0.3 s; 100 calls fall due in that time.
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        still = threading.Event()
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(b"HTTP/1.1 101 Switching Protocols\r\n\r\n")
+                still.wait(0.3)  # it never comes
+                waiting = b""
+                size = 6 + len(encode_request("msgpack", "add", 2, 3)[0])
+                while data := connection.recv(65536):
+                    waiting += data
+                    while len(waiting) >= size:
+                        frame, waiting = waiting[:size], waiting[size:]
+                        payload = bytes(byte ^ frame[2 + at % 4] for at, byte in enumerate(frame[6:]))
+                        connection.sendall(bytes([0x82, len(payload)]) + payload)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        with Generator(programs.find("load"), listener.getsockname()[1]) as load:
+            load.open(1)
+            load.request("add", 2, 3)
+
+            measured = load.paced(400, 0.5, 0.0)
+
+        thread.join()
+
+    assert measured.unanswered == 0
+    assert measured.histogram.total == pytest.approx(200, abs=2)
+    assert measured.histogram.percentile(60) > 50_000_000
+    assert measured.histogram.percentile(100) > 250_000_000
+
+
+def test_fan_out_counts_each_delivery(load: Generator) -> None:
+    load.open(11)
+    load.request("publish", "hello")
+
+    measured = load.fanout(16, SECONDS, 0.05)
+
+    assert measured.messages > 0
+    assert measured.errors == {}
+    assert measured.histogram.total == measured.messages
+    assert measured.most - measured.fewest <= 16
+
+
+def test_errors_are_counted_by_code(load: Generator) -> None:
+    load.open(2)
+    load.request("no_such_method")
+
+    measured = load.closed(1, SECONDS, 0.05)
+
+    assert list(measured.errors) == ["error -32601"]
+    # The last ones come home after the time is over.
+    assert 0 <= measured.errors["error -32601"] - measured.messages <= 2
+
+
+def test_pages_are_counted_and_their_status_looked_at(programs: Programs, server: Server) -> None:
+    with server.load(programs, dialect="http", path="/_sstream/health/live") as load:
+        load.open(2)
+        fine = load.closed(1, SECONDS, 0.05)
+    with server.load(programs, dialect="http", path="/nowhere") as load:
+        load.open(2)
+        missing = load.closed(1, SECONDS, 0.05)
+
+    assert fine.messages > 0
+    assert fine.errors == {}
+    assert list(missing.errors) == ["HTTP 404"]
+
+
+def test_cookies_are_given_out_in_turn(programs: Programs, server: Server) -> None:
+    cookies = server.cookies(2)
+    with server.load(programs, path="/session", cookies=cookies) as load:
+        load.open(4)
+        load.request("write")
+        load.closed(1, SECONDS, 0.0)
+
+    counts = [server.call("read", cookie=cookie, path="/session") for cookie in cookies]
+
+    assert all(count > 0 for count in counts)
+
+
+def test_handshakes_are_timed_and_refusals_counted(programs: Programs, server: Server) -> None:
+    with server.load(programs, path="/ws") as load:
+        opened = load.open(20, 5)
+        load.drop(20)
+        again = load.open(20, 20)
+    with server.load(programs, path="/nowhere") as load:
+        refused = load.open(3)
+
+    assert opened.opened == again.opened == opened.histogram.total == 20
+    assert refused.opened == 0
+    assert refused.errors == {"refused: HTTP 404": 3}
+
+
+def test_nobody_listening_is_told(programs: Programs) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    with Generator(programs.find("load"), port) as load:
+        assert load.open(2).errors == {"connection refused": 2}
+        load.request("add", 2, 3)
+        with pytest.raises(GeneratorError, match="no connections are open"):
+            load.closed(1, SECONDS)
+
+
+def test_bare_echo_sends_back_what_it_gets(programs: Programs) -> None:
+    with BareEcho(programs) as echo, echo.load(programs) as load:
+        load.open(3)
+        load.request("echo", "x" * 900)
+        measured = load.closed(16, SECONDS, 0.05)
+
+    assert measured.messages > 0
+    assert measured.errors == {}
+    assert measured.unanswered == 0
+
+
+def test_generator_puts_latencies_into_the_buckets_that_we_read(load: Generator) -> None:
+    load.open(1)
+    load.request("add", 2, 3)
+
+    measured = load.closed(1, SECONDS, 0.0)
+
+    # One connection, one call at a time: the latencies fill the time, but for what the generator itself takes.
+    filled = sum(count * bucket for bucket, count in measured.histogram.counts)
+    assert filled > 0
+    assert bucket_of(round(measured.seconds * 1e9)) > max(bucket for bucket, _ in measured.histogram.counts)
+
+
+def test_without_a_compiler_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with Programs() as programs, pytest.raises(CompilerMissing, match="install gcc"):
+        programs.find("load")
+
+
+def test_request_of_a_socketio_call_asks_for_an_ack_and_a_publish_for_none() -> None:
+    assert encode_request("socketio", "add", 2, 3) == (b'420["add", 2, 3]', -1)
+    assert json.loads(encode_request("socketio", "publish", "x")[0][2:]) == ["publish", "x"]

@@ -405,6 +405,9 @@ class Hub:
                 self._send(name, topic, message)
         record.recovering = False
         self._go_on(name, topic)
+        if recovery is not None and _is_behind(record.position, recovery.position):
+            # What was held ends before the channel did: its last events may be lost too, with none after them to tell.
+            self._recover_soon(name, record)
         if record.overflowed:
             # What was not held and has a number is in the history; what has none is lost.
             record.overflowed = False
@@ -462,6 +465,12 @@ def _deliver_later(member: Member, after: Position, message: Message) -> None:
             return
         member.deliver = member.socket.deliver
     member.socket.deliver(message)
+
+
+def _is_behind(position: Position | None, other: Position | None) -> bool:
+    if position is None or other is None:
+        return False
+    return position.epoch == other.epoch and position.offset < other.offset
 
 
 def _before(held: list[Message], since: Position | None) -> Position | None:

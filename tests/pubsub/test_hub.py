@@ -3,7 +3,7 @@ import random
 
 import pytest
 import redis.asyncio as aioredis
-from hypothesis import given, settings, strategies as st
+from hypothesis import example, given, settings, strategies as st
 
 from sstream.errors import BrokerError
 from sstream.pubsub import Hub, MemoryBroker, Message, Position, Publisher, RedisBroker, hub as hub_module
@@ -714,6 +714,26 @@ async def test_history_that_cannot_be_read_is_tried_again(hub, broker, publish, 
     assert inbox.numbers == [1]
 
 
+async def test_last_event_is_not_lost_in_silence_where_a_gap_is_told(hub, broker, publish):
+    inbox = Inbox()
+    await hub.bind(inbox, KEPT)
+    await publish.channel("kept", "n", 1)
+    broker.deaf = True
+    for number in range(2, 20):  # more than the history holds
+        await publish.channel("kept", "n", number)
+    broker.deaf = False
+
+    hub.missed([KEPT])
+    await publish.channel("kept", "n", 20)
+    broker.deaf = True
+    await publish.channel("kept", "n", 21)
+    broker.deaf = False
+    await idle_recovery(hub)
+
+    assert inbox.numbers == [1, 20, 21]
+    assert [message.position is None for message in inbox.messages] == [False, True, False, False]
+
+
 async def test_history_that_stays_unreadable_is_a_gap_that_is_told(hub, broker, publish, monkeypatch, expect_log):
     expect_log("its history cannot be read")
     monkeypatch.setattr(hub_module, "PATIENCE", 0)
@@ -805,6 +825,8 @@ async def test_many_channels_recover_after_an_outage(hub, broker, publish):
 
 @settings(deadline=None, max_examples=100)
 @given(st.integers(0, 2**32))
+@example(661)
+@example(1893)
 def test_followers_get_everything_once_in_order_or_are_told(seed):
     """Publishing, losing, coming and going at random, with answers that come late."""
 

@@ -36,7 +36,8 @@ class Feed:
         self._every = every
         self._watchers = 0
         self._ticker: asyncio.Task[None] | None = None
-        self._next: asyncio.Future[dict[str, Any]] | None = None
+        self._next: asyncio.Future[None] | None = None
+        self._made = 0  # snapshots so far; the last of them stands last in _past
         self._past: deque[dict[str, Any]] = deque(maxlen=_KEPT)
         self._before: dict[str, tuple[int, int, list[int]]] = {}
         self._unknown = 0
@@ -56,11 +57,16 @@ class Feed:
         if self._watchers == 1:
             self._begin()
         try:
+            seen = self._made
             yield {"past": list(self._past)}
             while True:
-                assert self._next is not None
-                # Shielded: one who leaves must not end it for the others.
-                yield await asyncio.shield(self._next)
+                if seen == self._made:
+                    assert self._next is not None
+                    # Shielded: one who leaves must not end it for the others.
+                    await asyncio.shield(self._next)
+                # Who reads slowly gets all of them nevertheless, as far back as they are kept.
+                seen = max(seen + 1, self._made - len(self._past) + 1)
+                yield self._past[seen - self._made - 1]
         finally:
             self._watchers -= 1
             if self._watchers == 0:
@@ -94,9 +100,10 @@ class Feed:
             lag = max(loop.time() - due, 0.0)
             snapshot = self._snapshot(lag, loop.time() - due + self._every)
             self._past.append(snapshot)
+            self._made += 1
             done, self._next = self._next, loop.create_future()
             if done is not None:
-                done.set_result(snapshot)
+                done.set_result(None)
 
     # --- what happens meanwhile ---------------------------------------------------------------------------------------
 

@@ -239,6 +239,22 @@ async def test_files_beside_its_own_are_not_served() -> None:
             assert (await site.browser().get(PATH + path)).status == 404
 
 
+async def test_who_reads_slowly_misses_nothing() -> None:
+    app = application()
+    async with serve(app):
+        feed = Feed(app, every=0.005)
+        quick, slow = feed.watch(), feed.watch()
+        await anext(quick)
+        await anext(slow)
+
+        seen = [await anext(quick) for _ in range(5)]
+        late = [await anext(slow) for _ in range(5)]
+
+        assert [snapshot["at"] for snapshot in late] == [snapshot["at"] for snapshot in seen]
+        await quick.aclose()
+        await slow.aclose()
+
+
 async def test_two_watchers_see_the_same_and_one_may_leave() -> None:
     app = application()
     async with serve(app):

@@ -329,9 +329,23 @@ async function follow() {
     else past = [...past, item].filter(({ at }) => item.at - at <= SPAN);
     tell("live", "live");
     show();
-    if (document.hidden) continue;
+    if (!document.hidden) refresh();
+  }
+}
+
+let refreshing = false;
+
+// Beside the stream: it must not wait for this.
+async function refresh() {
+  if (refreshing) return;
+  refreshing = true;
+  try {
     const [calls] = await Promise.all([ask("calls"), readWho(), readSession()]);
     if (past.length) showSlow(calls);
+  } catch (error) {
+    if (socket.state === "connected") tell("closed", error.message);
+  } finally {
+    refreshing = false;
   }
 }
 

@@ -209,7 +209,8 @@ export function lanes(place, names, moments, { now, span, className, label }) {
   timeAxis(svg, frame, span);
   for (const { at, lane, title } of moments) {
     if (now - at > span || !names.includes(lane)) continue;
-    const cx = round(placed(at, now, span, frame.left, frame.width - 5));
+    // What came after the last snapshot stands at its end.
+    const cx = round(placed(Math.min(at, now), now, span, frame.left, frame.width - 5));
     const dot = { cx, cy: names.indexOf(lane) * 22 + 11, r: 4.5, class: className(lane) };
     svg.append(draw("circle", dot, draw("title", {}, title)));
   }

@@ -76,7 +76,7 @@ def choose_doors(first: int, *, redis: str | None, express: bool) -> dict[str, i
 
 
 class House:
-    """The processes, each started at once and waited for later."""
+    """The processes behind the doors."""
 
     def __init__(self, closing: ExitStack, *, doors: dict[str, int], redis: str | None, secret: str) -> None:
         self.doors = doors
@@ -85,37 +85,44 @@ class House:
         self._env = {"SECRET": secret, "DOORS": json.dumps(doors), "REDIS_URL": redis}
         self._told: dict[str, int] = {}  # how much of a process' log is on the screen
 
-    def start(self) -> None:
-        for name, port in self.doors.items():
-            env = {**self._env, "PORT": str(port)}
+    @property
+    def names(self) -> list[str]:
+        """The processes; the servers have the first door together, one alone has it to itself."""
+        return [name for name in self.doors if name != "Teahouse"] or ["Teahouse"]
+
+    def open(self, *names: str) -> None:
+        """Start these processes and tell of each; without a server there is no Teahouse, without Express there is.
+
+        Raises:
+            ProcessError: A server did not start.
+        """
+        for name in names:
+            env = {**self._env, "PORT": str(self.doors[name])}
             if name == "Express":
                 self._start(name, find_node(), EXPRESS / "server.mjs", env=env)
             elif name.startswith("Server"):
                 shared = {"NAME": name[-1], "SHARED_PORT": str(self.doors["Teahouse"])}
                 self._start(name, sys.executable, "-m", "demo.server", env=env | shared)
-            elif len(self.doors) == 1:
+            else:
                 self._start(name, sys.executable, "-m", "demo.server", env=env | {"NAME": "A"})
+        for name in names:
+            self._wait_for(name)
 
     def _start(self, name: str, *command: str | Path, env: dict[str, str | None]) -> None:
         self.processes[name] = self._closing.enter_context(Process(*command, env=env, cwd=ROOT))
 
-    def wait(self) -> None:
-        """Tell of each process as soon as it listens; without a server there is no Teahouse, without Express there is.
-
-        Raises:
-            ProcessError: A server did not start.
-        """
-        for name, process in list(self.processes.items()):
-            try:
-                process.wait_for(r"^listening on \d+\n", timeout=30.0)
-            except ProcessError as error:
-                if name != "Express":
-                    raise
-                say(name, f"not started: {error}")
-                del self.processes[name]
-                continue
-            pid = f"  kill -9 {process.pid} to see the other one take over" if name.startswith("Server") else ""
-            say(name, f"http://localhost:{self.doors[name]}/{pid}")
+    def _wait_for(self, name: str) -> None:
+        process = self.processes[name]
+        try:
+            process.wait_for(r"^listening on \d+\n", timeout=60.0)
+        except ProcessError as error:
+            if name != "Express":
+                raise
+            say(name, f"not started: {error}")
+            del self.processes[name]
+            return
+        pid = f"  kill -9 {process.pid} to see the other one take over" if name.startswith("Server") else ""
+        say(name, f"http://localhost:{self.doors[name]}/{pid}")
 
     def look(self) -> bool:
         """Pass on what the processes have to say, and who is gone; is a server left?"""
@@ -149,14 +156,16 @@ def main() -> None:
         doors = choose_doors(options.port, redis=redis, express=missing is None)
         secret = os.environ.get("SECRET") or secrets.token_urlsafe(32)
         house = House(closing, doors=doors, redis=redis, secret=secret)
-        house.start()
-        house.wait()
+        taken = f" ({options.port} is taken)" if doors["Teahouse"] != options.port else ""
+        first, *others = house.names
+        house.open(first)
+        say("Open", f"http://localhost:{doors['Teahouse']}/{taken}")  # before the others share the processor with it
+        house.open(*others)
         if missing:
             say("Express", f"not started: {missing}")
         if redis is None:
             say("", "One process, and its memory: two of them, and Express, need a Redis between them.")
-        taken = f" ({options.port} is taken)" if doors["Teahouse"] != options.port else ""
-        print(f"\n  Open      http://localhost:{doors['Teahouse']}/{taken}\n\nCtrl-C closes it.", flush=True)
+        print("\nCtrl-C closes it.", flush=True)
         while house.look() and not stopping.wait(LOOK):
             pass
         # From here on a second Ctrl-C ends it the hard way.

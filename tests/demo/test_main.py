@@ -137,8 +137,7 @@ def test_an_express_that_fails_is_told_with_what_it_said(monkeypatch, capsys, tm
 
     with ExitStack() as closing:
         house = main.House(closing, doors={"Teahouse": 1, "Express": 2}, redis="redis://127.0.0.1:1/0", secret="cat")
-        house.start()
-        house.wait()
+        house.open("Express")
 
     assert house.processes == {}
     assert "no hot water" in capsys.readouterr().out

@@ -57,8 +57,8 @@ autobahn: $(VENV)/.dev ## the Autobahn testsuite against the websocket engine; A
 sanitize: $(VENV)/.dev ## the websocket engine's tests, its part in C under gcc's sanitizers; ARGS picks some
 	@$(BIN)/python -m tests.websocket.sanitize $(ARGS)
 
-dist: $(VENV)/.dev ## build what is published, try it in empty environments of every Python; needs the network
-	@$(BIN)/python -m tests.distribution
+dist: $(VENV)/.dev ## build what is published, try it in empty environments of every Python; needs the network; ARGS=3.12 picks one
+	@$(BIN)/python -m tests.distribution $(ARGS)
 
 vendor: sstream/client/node_modules/.made ## build the browser client's MessagePack codec anew from npm
 	@$(BIN)/python -m sstream.testing node sstream/client/vendor.mjs

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from email import message_from_bytes
 from pathlib import Path
 
@@ -58,14 +58,14 @@ assert (speedups._speedups is not None) is (sys.argv[1] == "True"), speedups._sp
 """
 
 
-def main() -> int:
+def main(versions: Sequence[str] = VERSIONS) -> int:
     """Build everything and try it; gives the exit status."""
     with tempfile.TemporaryDirectory(prefix="sstream-dist-") as folder:
         place = Path(folder)
         tree = copy_tree(place / "tree")
         source, wheel = (build(tree, hook, place) for hook in ("build_sdist", "build_wheel"))
         check_with_twine(place, source, wheel)
-        pythons = list(find_pythons())
+        pythons = list(find_pythons(versions))
         for version, python in pythons:
             for way, (environment, has_c_part) in WAYS.items():
                 try_it(place / f"{version} {way}".replace(" ", "-"), python, str(source), environment, has_c_part)
@@ -74,7 +74,7 @@ def main() -> int:
             what = f"{built}[{','.join(extras(built))}]"
             try_it(place / f"{version}-wheel", python, what, {}, has_c_part=True)
             print(f"ok: Python {version}, the wheel with all extras ({', '.join(extras(built))})", flush=True)
-    missing = set(VERSIONS) - {version for version, _ in pythons}
+    missing = set(versions) - {version for version, _ in pythons}
     if missing:
         print(f"not tried, as they are not here: Python {', '.join(sorted(missing))}")
     return 1 if missing else 0
@@ -90,10 +90,10 @@ def copy_tree(target: Path) -> Path:
     return target
 
 
-def find_pythons() -> Iterator[tuple[str, Path]]:
+def find_pythons(versions: Sequence[str]) -> Iterator[tuple[str, Path]]:
     """Every Python that sstream is for: on PATH, or pyenv's."""
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
-    for version in VERSIONS:
+    for version in versions:
         on_path = shutil.which(f"python{version}")
         candidates = [*([Path(on_path)] if on_path else []), *sorted(pyenv.glob(f"{version}.*/bin/python"))]
         for python in candidates:
@@ -139,7 +139,17 @@ def try_it(folder: Path, python: Path, what: str, environment: dict[str, str], h
     """Install it into an empty environment, and use it."""
     bin_ = make_environment(folder, python)
     interpreter = bin_ / "python"
-    run(interpreter, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", what, **environment)
+    run(
+        interpreter,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-compile",
+        "--disable-pip-version-check",
+        what,
+        **environment,
+    )
     run(interpreter, "-m", "pip", "check")
     run(interpreter, "-I", "-W", "error", "-c", SMOKE, has_c_part, cwd=folder)
     run(interpreter, "-m", "sstream", "doctor", cwd=folder)
@@ -164,4 +174,4 @@ def run(*command: object, cwd: Path | None = None, **environment: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:] or VERSIONS))

@@ -14,7 +14,7 @@ from benchmarks.servers import Server, WrongAnswer
 
 __all__ = ["study"]
 
-SERVERS = ("socketio-asgi", "channels", "sstream-python", "sstream-uvloop")
+SERVERS = ("socketio-asgi", "channels", "sstream-uvloop")
 PROCESSES = (2, 4)
 SUBSCRIBERS = 200
 SECONDS = 0.4

@@ -289,7 +289,10 @@ def readme(result: Result) -> str:
     head = ["thousand a second of one core", *(column.title for column in columns), "idle socket"]
     one, sixteen = ratio(result, "small_1", BEST), ratio(result, "small_16", BEST)
     said = f" That is {one:.1f} and {sixteen:.0f} times raw Tornado for calls." if one and sixteen else ""
-    return f"{_table(head, rows)}\n\nMeasured {result['made'][:10]}, all in one run, each server on one core.{said}"
+    noise = "".join(f" Noisy: {warning}." for warning in result["noise"]["warnings"])
+    return (
+        f"{_table(head, rows)}\n\nMeasured {result['made'][:10]}, all in one run, each server on one core.{said}{noise}"
+    )
 
 
 # What stands between <!-- benchmarks: NAME --> and <!-- end --> in the pages.

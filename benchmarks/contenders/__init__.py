@@ -121,7 +121,7 @@ CONTENDERS: dict[str, Contender] = {
         fast_loop=True,
         needs=("uvloop",),
     ),
-    "sstream": Contender(label="sstream", server="framework:serve", can=_ALL, crowd=True),
+    "sstream": Contender(label="sstream", server="framework:serve", can=_ALL),
     "sstream-uvloop": Contender(
         label="sstream, uvloop", server="framework:serve", can=_ALL, fast_loop=True, needs=("uvloop",), crowd=True
     ),

@@ -41,7 +41,7 @@ case "$*" in
     "-m venv benchmarks/.venv") mkdir -p benchmarks/.venv/bin && cp "$0" benchmarks/.venv/bin/python ;;
     "-m venv "*) mkdir -p .venv/bin && cp "$0" .venv/bin/python && cp "$0" .venv/bin/ruff ;;
     "-m tests.websocket.autobahn --install") test -z "$NO_AUTOBAHN" || {{ echo "pip: cannot" >&2; exit 1; }} ;;
-    "-m sstream.testing npm ci "*)
+    "-m sstream.testing npm "*)
         test -z "$NO_NPM" || {{ echo "npm: cannot" >&2; exit 1; }}
         for last; do :; done; mkdir -p "$last/node_modules" ;;
 esac

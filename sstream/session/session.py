@@ -19,6 +19,7 @@ _OWN: Final = {
     CHANNELS: "use channels.subscribe() and unsubscribe()",
     BOOKKEEPING: "sstream keeps its books there",
 }
+_NOTHING: Final[frozenset[str]] = frozenset()
 _PLAIN: Final = frozenset({str, int, float, bool, type(None)})
 
 T = TypeVar("T")
@@ -80,12 +81,13 @@ class Session(MutableMapping[str, Any]):
         self.text = text  # as it was last seen in the store, to be read by our own rooms alone; None: never stored
         self._parts: Mapping[str, bytes] = parts if parts is not None else {}
         self._values: dict[str, Any] = {}  # decoded or assigned so far
-        self._assigned: set[str] = set()
-        self._deleted: set[str] = set()
+        # Not sets of its own: each would cost 0.2 KB, and most sessions on sockets are read and left as they are.
+        self._assigned: frozenset[str] = _NOTHING
+        self._deleted: frozenset[str] = _NOTHING
         # Was anything assigned or removed since it was loaded or saved, or a list or a dict handed out, that may be
         # changed in place? If not, nothing is modified.
         self.touched = False
-        self._cookie: dict[str, Any] | None = None
+        self._cookie: dict[str, Any] | None = None  # as it was assigned
         self._gone = False
         # What the room above knows: does the browser's cookie carry this id, did it come by https, which socket has
         # this copy. None of it is stored.
@@ -132,8 +134,8 @@ class Session(MutableMapping[str, Any]):
     def max_age(self, seconds: int | None) -> None:
         if seconds is not None and seconds <= 0:
             raise SessionError(f"max_age={seconds!r}; legal are whole seconds above 0, or None")
-        self.cookie["originalMaxAge"] = None if seconds is None else express.milliseconds(seconds)
-        self._assigned.add(express.COOKIE)
+        self._cookie = {**self.cookie, "originalMaxAge": None if seconds is None else express.milliseconds(seconds)}
+        self._assigned |= {express.COOKIE}
         self.touched = True
 
     @property
@@ -144,10 +146,11 @@ class Session(MutableMapping[str, Any]):
     @property
     def cookie(self) -> dict[str, Any]:
         """The stored ``cookie`` object, in Express's names and units."""
-        if self._cookie is None:
-            raw = self._parts.get(express.COOKIE)
-            self._cookie = self._keeper.new_cookie(self) if raw is None else express.decode_value(raw)
-        return self._cookie
+        if self._cookie is not None:
+            return self._cookie
+        raw = self._parts.get(express.COOKIE)
+        fields: dict[str, Any] = self._keeper.new_cookie(self) if raw is None else express.decode_value(raw)
+        return fields
 
     @property
     def bookkeeping(self) -> dict[str, Any]:
@@ -186,8 +189,8 @@ class Session(MutableMapping[str, Any]):
 
     def _assign(self, key: str, value: Any) -> None:
         self._values[key] = value
-        self._assigned.add(key)
-        self._deleted.discard(key)
+        self._assigned |= {key}
+        self._deleted -= {key}
         self.touched = True
 
     def __delitem__(self, key: str) -> None:
@@ -199,9 +202,9 @@ class Session(MutableMapping[str, Any]):
 
     def _forget(self, key: str) -> None:
         self._values.pop(key, None)
-        self._assigned.discard(key)
+        self._assigned -= {key}
         if key in self._parts:
-            self._deleted.add(key)
+            self._deleted |= {key}
             self.touched = True
 
     def __contains__(self, key: object) -> bool:
@@ -282,8 +285,7 @@ class Session(MutableMapping[str, Any]):
     def rollback(self) -> None:
         """Drop every unsaved change."""
         self._values.clear()
-        self._assigned.clear()
-        self._deleted.clear()
+        self._assigned = self._deleted = _NOTHING
         self.touched = False
         self._cookie = None
 
@@ -296,10 +298,11 @@ class Session(MutableMapping[str, Any]):
         for key in [key for key in self._values if key not in pending and parts.get(key) != self._parts.get(key)]:
             del self._values[key]
         cookie_pending = express.COOKIE in pending and express.COOKIE not in saved
-        self._deleted = {key for key in self._deleted if key in parts}
-        self._assigned = {key for key in pending if key in self._values and pending[key] != parts.get(key)}
+        assigned = {key for key in pending if key in self._values and pending[key] != parts.get(key)}
+        self._deleted = self._deleted & parts.keys() or _NOTHING
+        self._assigned = frozenset(assigned) if assigned else _NOTHING
         if cookie_pending:
-            self._assigned.add(express.COOKIE)
+            self._assigned |= {express.COOKIE}
         else:
             self._cookie = None
         self.touched = (

@@ -56,9 +56,9 @@ def _with_settings(handler: WebSocketHandler, limits: Limits) -> Limits:
         if size != limits.message_size:
             changes["message_size"] = changes["inflated_size"] = size
     if handler.ping_interval is not None:
-        changes["ping_interval"] = handler.ping_interval
+        changes["ping_interval"] = handler.ping_interval or None  # Tornado's 0 is no bound
     if handler.ping_timeout is not None:
-        changes["ping_timeout"] = handler.ping_timeout
+        changes["ping_timeout"] = handler.ping_timeout or None
     return _replace(limits, **changes) if changes else limits
 
 

@@ -4,6 +4,7 @@ import json
 import shutil
 import socket
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -26,7 +27,9 @@ def test_closed_loop_counts_what_the_server_answered(load: Generator, depth: int
     load.open(5)
     load.request("add", 2, 3)
 
+    began = time.monotonic()
     measured = load.closed(depth, SECONDS, 0.05)
+    took = time.monotonic() - began
 
     assert measured.messages > 0
     assert measured.errors == {}
@@ -34,7 +37,7 @@ def test_closed_loop_counts_what_the_server_answered(load: Generator, depth: int
     assert measured.histogram.total == measured.messages
     assert 0 < measured.fewest <= measured.messages / 5 <= measured.most
     assert measured.seconds >= SECONDS
-    assert 0 < measured.cpu < measured.seconds * 1.1
+    assert 0 < measured.cpu < took * 2  # one core; what a busy host steals is counted too
 
 
 def test_schedule_is_kept_and_latency_counts_from_when_a_call_was_due(load: Generator) -> None:

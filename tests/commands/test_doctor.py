@@ -28,8 +28,11 @@ HOW_TO = Path(__file__).parents[2] / "docs/how-to.md"
 
 
 @pytest.fixture
-def examine(capsys: pytest.CaptureFixture[str]) -> Callable[..., dict[str, tuple[str, str]]]:
+def examine(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., dict[str, tuple[str, str]]]:
     """What ``doctor`` prints: the mark and the text of each subject, blanks made one."""
+    monkeypatch.delenv("SSTREAM_FUZZ", raising=False)  # for other tests; it is no setting, and is told as none
 
     def examine(*words: str, status: int = 0) -> dict[str, tuple[str, str]]:
         assert main(["doctor", *words]) == status

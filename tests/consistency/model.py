@@ -6,7 +6,7 @@ a broken connection), may have happened at any time since it was sent, may happe
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -18,7 +18,6 @@ __all__ = ["STALENESS", "Lineage", "Model", "Outcome", "Record", "Violation"]
 STALENESS = 2.5
 
 # Seconds that a copy may lie about which a move has left that was broken off, under an id that nobody was told.
-ORPHAN_TTL = 60
 
 WRITES = frozenset({"put", "drop", "count", "add", "fail", "login"})
 ENDS = frozenset({"logout", "end_all", "del", "flush"})
@@ -385,36 +384,36 @@ class Model:
 
     # --- in the end, when nothing is under way any more ---------------------------------------------------------------
 
-    def homes(self, stored: Mapping[str, Mapping[str, Any]], ttls: Mapping[str, int]) -> dict[str, str]:
+    def homes(self, stored: Mapping[str, Mapping[str, Any]], orphans: Set[str]) -> dict[str, str]:
         """Under which id each lineage is stored.
 
-        A move that was broken off may leave a copy under an id that nobody was told, with a minute to live; it is no
+        ``orphans`` may be what a move that was broken off has left under an id that nobody was told. Such a one is no
         home if there is a better one, or if the session may have ended.
         """
         homes: dict[str, str] = {}
-        for sid, data in sorted(stored.items(), key=lambda item: -ttls[item[0]]):
+        for sid, data in sorted(stored.items(), key=lambda item: item[0] in orphans):
             mark = str(data.get("mark"))
             if sid in self._where:
                 if mark in homes and homes[mark] in self._where:
                     raise Violation(f"{mark} is stored twice, under {_short(homes[mark])} and {_short(sid)}")
                 homes[mark] = sid
                 continue
-            is_over = self._may_have_ended(mark, math.inf) if ttls[sid] <= ORPHAN_TTL else self._lineage(mark).ends
+            is_over = self._may_have_ended(mark, math.inf) if sid in orphans else self._lineage(mark).ends
             if not is_over:
                 homes.setdefault(mark, sid)
         return homes
 
-    def check_stored(self, stored: Mapping[str, Mapping[str, Any]], ttls: Mapping[str, int], now: float) -> None:
-        """Hold the model against all sessions in Redis, by id; ``ttls`` are their lifetimes in seconds."""
+    def check_stored(self, stored: Mapping[str, Mapping[str, Any]], orphans: Set[str], now: float) -> None:
+        """Hold the model against all sessions in Redis, by id; `homes` tells what ``orphans`` are."""
         reader = Record(0, "look at Redis", now, end=now, note="in the end")
-        homes = self.homes(stored, ttls)
+        homes = self.homes(stored, orphans)
         for sid, data in stored.items():
             mark = data.get("mark")
             if mark is None:
                 raise Violation(f"a session without a mark is stored: {data}")
             if homes.get(mark) != sid:
-                if sid in self._where or ttls[sid] > ORPHAN_TTL:
-                    raise Violation(f"a second copy of {mark} is left under {_short(sid)}, for {ttls[sid]} s")
+                if sid in self._where or sid not in orphans:
+                    raise Violation(f"a second copy of {mark} is left under {_short(sid)}")
                 continue
             self.note_sid(sid, mark, "in Redis")
             lineage = self._lineage(mark)

@@ -35,6 +35,7 @@ __all__ = ["House", "Play"]
 APP = Path(__file__).with_name("app.py")
 HEALING = 4.0  # seconds until all must be well again after the last fault; only a failure meets it
 NOTICE = 0.01  # seconds between two looks
+ORPHAN_TTL = 60  # seconds; of a copy that was placed for a move
 
 _CUTS = {"before": ProxyFault.CUT_BEFORE, "reply": ProxyFault.CUT_REPLY, "after": ProxyFault.CUT_AFTER}
 
@@ -474,19 +475,27 @@ class Play:
         await self._until(self._disagreement, "not all see what is stored")
         await self._all_done()  # tickets
         self._raise_failures()
-        stored, ttls = await self._stored()
-        self.model.check_stored(stored, ttls, self._now())
+        stored, orphans = await self._stored()
+        self.model.check_stored(stored, orphans, self._now())
 
-    async def _stored(self) -> tuple[dict[str, dict[str, Any]], dict[str, int]]:
-        """What Redis has under each id, and for how many seconds."""
+    async def _stored(self) -> tuple[dict[str, dict[str, Any]], set[str]]:
+        """What Redis has under each id; and the ids that a move may have left, with a minute to live.
+
+        One that is only about to move has as little, and says so.
+        """
         found = await self.house.redis.eval(_READ_ALL, 0)  # type: ignore[misc]  # redis-py: awaitable or not
-        sids = [key.decode().removeprefix("sess:") for key in found[::3]]
-        return dict(zip(sids, map(_data, found[1::3]), strict=True)), dict(zip(sids, found[2::3], strict=True))
+        stored, orphans = {}, set()
+        for key, text, ttl in zip(found[::3], found[1::3], found[2::3], strict=True):
+            sid = key.decode().removeprefix("sess:")
+            stored[sid] = _data(text)
+            if ttl <= ORPHAN_TTL and b'"moves"' not in text:
+                orphans.add(sid)
+        return stored, orphans
 
     async def _disagreement(self) -> str | None:
         """Who sees anything else than what is stored."""
-        stored, ttls = await self._stored()
-        by_mark = {mark: stored[sid] for mark, sid in self.model.homes(stored, ttls).items()}
+        stored, orphans = await self._stored()
+        by_mark = {mark: stored[sid] for mark, sid in self.model.homes(stored, orphans).items()}
         for one in self._open_ones():
             mark = self.model.mark_of(one.number)
             data = by_mark.get(mark or "", {})

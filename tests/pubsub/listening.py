@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from sstream import testing
 from sstream.pubsub import ChannelOptions, History, Message, Position
 
 PATIENCE = 10.0  # seconds; only a failure meets it
@@ -23,9 +24,7 @@ def with_history(name: str) -> ChannelOptions:
 
 async def eventually(condition: Callable[[], Any]) -> None:
     """Return when a condition holds that nothing tells of."""
-    async with asyncio.timeout(PATIENCE):
-        while not condition():
-            await asyncio.sleep(0.005)
+    await testing.eventually(condition, "the condition does not hold", PATIENCE)
 
 
 class _Waitable:

@@ -34,7 +34,7 @@ export function startChat(s) {
     said.then(() => (text.value = ""), excuse);
   });
 
-  let toldAt = 0;
+  let toldAt = -Infinity; // not 0: the page itself may be younger than TYPING
   text.addEventListener("input", () => {
     if (to.value || performance.now() - toldAt < TYPING * 1000) return;
     toldAt = performance.now();

@@ -36,7 +36,7 @@ def command(pattern: str) -> tuple[list[str], dict[str, str]]:
 
 
 def write(folder: Path, versions: dict[str, int]) -> None:
-    """Write the files as they stand after some steps: the so-manieth version of each."""
+    """Write the files as they stand after some steps: the version of each that counts."""
     for name, version in versions.items():
         texts = [text for file, text in FILES if file == name]
         (folder / name).write_text(texts[version])

@@ -22,6 +22,8 @@ SHELL = [
 ]
 FLAGS = ["--headless", "--no-sandbox", "--disable-background-networking"]
 
+expect.set_options(timeout=20_000)  # milliseconds; only a failure meets it
+
 
 def command(pattern: str) -> tuple[list[str], dict[str, str]]:
     """The one command that the tutorial tells, as arguments and environment; it runs with this Python."""

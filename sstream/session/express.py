@@ -33,7 +33,6 @@ __all__ = [
     "is_written_as",
     "join",
     "milliseconds",
-    "parse_date",
     "split",
 ]
 
@@ -302,12 +301,3 @@ def format_date(timestamp: float) -> str:
     """
     timestamp = min(max(round(timestamp, 3), _FIRST_DATE), _LAST_DATE)
     return datetime.fromtimestamp(timestamp, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def parse_date(text: str) -> float:
-    """The Unix time of an ISO 8601 date.
-
-    Raises:
-        ValueError: It is no date.
-    """
-    return datetime.fromisoformat(text).timestamp()

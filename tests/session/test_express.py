@@ -2,6 +2,7 @@
 
 import json
 import struct
+from datetime import datetime
 
 import pytest
 from hypothesis import given, strategies as st
@@ -315,10 +316,9 @@ def test_the_changed_keys_are_those_whose_json_differs():
 # --- dates ------------------------------------------------------------------------------------------------------------
 
 
-def test_dates_are_written_and_read_as_javascript_does():
+def test_dates_are_written_as_javascript_does():
     for vector in VECTORS["dates"]:
         assert express.format_date(vector["milliseconds"] / 1000) == vector["iso"]
-        assert round(express.parse_date(vector["iso"]) * 1000) == vector["milliseconds"]
 
 
 @given(timestamp=st.floats(0, 2**33))
@@ -326,7 +326,7 @@ def test_a_date_has_exactly_three_fraction_digits(timestamp):
     text = express.format_date(timestamp)
 
     assert len(text) == len("2026-12-23T00:53:13.384Z")
-    assert abs(express.parse_date(text) - timestamp) < 0.000501  # the double nearest to it, besides
+    assert abs(datetime.fromisoformat(text).timestamp() - timestamp) < 0.000501  # the double nearest to it, besides
 
 
 @pytest.mark.parametrize(
@@ -340,12 +340,6 @@ def test_a_date_has_exactly_three_fraction_digits(timestamp):
 )
 def test_a_date_beyond_the_calendar_is_moved_to_its_end(timestamp, text):
     assert express.format_date(timestamp) == text
-
-
-@pytest.mark.parametrize("text", ["", "tomorrow", "2026-13-01T00:00:00.000Z", "1e5"])
-def test_what_is_no_date_is_not_read(text):
-    with pytest.raises(ValueError):
-        express.parse_date(text)
 
 
 def test_lifetimes_are_told_in_milliseconds():

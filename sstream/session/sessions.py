@@ -338,7 +338,9 @@ class Sessions:
             except StoreError as error:
                 _log.warning("session %s keeps its old id a little longer: %s", log_name(sid), error)
             finally:
-                self._handovers.pop(sid, None)
+                # Not the one that has taken its place.
+                if self._handovers.get(sid) is asyncio.current_task():
+                    del self._handovers[sid]
 
         if (pending := self._handovers.pop(sid, None)) is not None:
             pending.cancel()

@@ -9,7 +9,10 @@ from redis.asyncio.connection import parse_url
 
 from sstream.errors import SessionGone, StoreError
 from sstream.session.connection import ConnectionSession
+from sstream.session.options import SessionOptions
 from sstream.session.redis import RedisStore
+from sstream.session.sessions import Sessions
+from sstream.session.store import MemoryStore
 from sstream.testing import Fault, FaultProxy, StoreProbe, eventually
 
 
@@ -969,6 +972,26 @@ async def test_a_second_login_on_a_socket_replaces_the_first(here, there, open_s
     assert await there.trade(socket.offered[0], session.id) is None
     traded = await there.trade(socket.offered[1], session.id)
     assert traded.user_id == "anna"
+
+
+async def test_a_login_during_the_hand_over_of_the_one_before_ends_with_the_process(open_socket):
+    store = StoreProbe(MemoryStore())
+    here = Sessions(store, SessionOptions(secret="a test's own secret", renew_grace=1))
+    session = await here.create({"a": 1})
+    socket = await open_socket(here, session.id)
+    async with socket.turn() as mine:
+        await mine.set_user_id("fred")
+    first = here._handovers[session.id]
+    await store.hold("get", f"sess:{session.id}").wait()
+    async with socket.turn() as mine:
+        await mine.set_user_id("anna")
+    second = here._handovers[session.id]
+    await asyncio.wait([first])
+
+    await here.close()
+
+    assert second.cancelled()
+    await store.close()
 
 
 async def test_regenerate_on_a_socket_empties_at_once_and_renews_by_ticket(here, there, open_socket):

@@ -57,10 +57,15 @@ def add_command(commands: Any) -> None:
 
 def count(text: str) -> int:
     """A number of processes; ``auto`` is one for each core that this process may use."""
-    number = len(os.sched_getaffinity(0)) if text == "auto" else int(text)
+    number = _cores() if text == "auto" else int(text)
     if number < 1:
         raise ValueError(text)
     return number
+
+
+def _cores() -> int:
+    # macOS does not say which of them this process may use.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def descriptors(text: str) -> list[int]:

@@ -251,6 +251,14 @@ def test_auto_is_a_process_for_each_core() -> None:
     assert count("auto") == len(os.sched_getaffinity(0))
 
 
+def test_auto_is_a_process_for_each_core_also_where_the_system_does_not_say_which(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity")
+
+    assert count("auto") == os.cpu_count()
+
+
 def test_the_event_loop_can_be_chosen(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     uvloop = pytest.importorskip("uvloop")
     assert loop_factory("auto") is loop_factory("uvloop") is uvloop.new_event_loop

@@ -15,7 +15,6 @@ from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from typing import Any, Final, Literal, TypeVar
-from urllib.parse import urlsplit
 
 import tornado.options
 from tornado.options import OptionParser
@@ -239,13 +238,15 @@ def _parse(setting: Setting, value: Any, place: str) -> Found:
 
 
 def without_password(text: str) -> str:
-    """A text as it may be shown: of a URL without the password and what else it has to log in with."""
-    try:
-        parts = urlsplit(text)
-    except ValueError:
+    """A text as it may be shown: of a URL without what it has to log in with, before the host or behind ``?``."""
+    scheme, separator, rest = text.partition("://")
+    if not separator:
+        return text
+    # Who forgot to quote a password may have any of / ? # [ @ in it.
+    login, at, address = rest.rpartition("@")
+    if "?" in login or ("[" in address and "]" not in address):
         return "(not shown)"
-    login, at, address = parts.netloc.rpartition("@")
-    return parts._replace(netloc=f"***@{address}", query="").geturl() if at and login else text
+    return f"{scheme}://{'***' if at else ''}{at}{address.partition('?')[0]}"
 
 
 # --- what there is ----------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from tornado.options import OptionParser
 
 from sstream import Application, ConfigurationError, Limits, MemoryStore, RedisBroker, RedisStore, SessionOptions
 from sstream.__main__ import main
-from sstream.settings import all_settings, fill, read
+from sstream.settings import all_settings, fill, read, without_password
 
 SECRET = "a test's own secret"
 PAGE = Path(__file__).parents[1] / "docs/reference-settings.md"
@@ -268,6 +268,22 @@ def test_secrets_are_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
         "debug": "True",
         "secret": "(not shown)",
     }
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "unix:///run/redis.sock?db=0&password=hush",
+        "redis://localhost:6379/0?username=hush&password=hush",
+        "redis://localhost:6379/0?password=a@hush",
+        "redis://ada:hush/hush@localhost:6379",
+        "redis://ada:hush?hush@localhost:6379",
+        "redis://ada:hush#hush@localhost:6379",
+        "redis://ada:hush@hush@localhost:6379",
+    ],
+)
+def test_a_password_is_not_shown_wherever_it_stands(url: str) -> None:
+    assert "hush" not in without_password(url)
 
 
 def test_every_setting_says_what_it_means() -> None:

@@ -31,6 +31,7 @@ __all__ = [
     "choose",
     "define",
     "fill",
+    "groups",
     "markdown",
     "read",
     "settings_of",
@@ -192,7 +193,7 @@ def check_names(maker: Maker) -> None:
         ConfigurationError: There is one below ``SSTREAM_SESSION_`` or the name of another set of options.
     """
     settings = {setting.variable: setting for setting in all_settings(maker)}
-    ours = tuple(f"{PREFIX}{name.upper()}_" for name in _groups(maker))
+    ours = tuple(groups(maker))
     for variable in sorted(os.environ):
         setting = settings.get(variable)
         if setting is not None and not setting.is_text and os.environ[variable]:
@@ -275,8 +276,8 @@ def settings_of(maker: Maker, prefix: str = PREFIX) -> tuple[Setting, ...]:
 def all_settings(maker: Maker) -> Iterator[Setting]:
     """The same, and those of the sets of options among them."""
     yield from settings_of(maker)
-    for name, options in _groups(maker).items():
-        yield from settings_of(options, f"{PREFIX}{name.upper()}_")
+    for prefix, options in groups(maker).items():
+        yield from settings_of(options, prefix)
 
 
 def markdown(maker: Maker) -> str:
@@ -291,9 +292,10 @@ def markdown(maker: Maker) -> str:
 
 
 @cache
-def _groups(maker: Maker) -> dict[str, Maker]:
-    classes = {name: _options_class(kind) for name, (kind, _) in _keywords(maker).items()}
-    return {name: options for name, options in classes.items() if options is not None}
+def groups(maker: Maker) -> dict[str, Maker]:
+    """The sets of options among the keywords of a class, by how their variables begin: ``SSTREAM_LIMITS_``."""
+    classes = {f"{PREFIX}{name.upper()}_": _options_class(kind) for name, (kind, _) in _keywords(maker).items()}
+    return {prefix: options for prefix, options in classes.items() if options is not None}
 
 
 @cache

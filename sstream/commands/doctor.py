@@ -19,7 +19,6 @@ from sstream.commands.redis_checkup import check_redis
 from sstream.commands.report import Finding, Mark, print_report
 from sstream.commands.servers import add_url
 from sstream.errors import ConfigurationError
-from sstream.limits import Limits
 from sstream.session.options import DEFAULT_SECRET, SessionOptions
 from sstream.version import __version__
 from sstream.websocket import speedups
@@ -148,13 +147,15 @@ def check_settings() -> Iterator[Finding]:
     try:
         settings.check_names(Application)
         found = settings.read(Application)
-        found |= settings.read(SessionOptions, "SSTREAM_SESSION_") | settings.read(Limits, "SSTREAM_LIMITS_")
+        said = [*found.values()]
+        for prefix, options in settings.groups(Application).items():
+            said += settings.read(options, prefix).values()
+            settings.fill(options(), prefix)
         session = settings.fill(SessionOptions(), "SSTREAM_SESSION_")
-        settings.fill(Limits(), "SSTREAM_LIMITS_")
     except ConfigurationError as error:
         yield Finding(Mark.WRONG, "settings", str(error))
         return
-    for one in found.values():
+    for one in said:
         yield Finding(Mark.GOOD, one.place, one.shown)
     production = bool(found["production"].value) if "production" in found else False
     yield check_secret(session, production=production)

@@ -111,6 +111,26 @@ def test_a_setting_that_cannot_be_used_is_an_error(
     assert examine(status=1)["settings"][1].startswith("SSTREAM_LIMITS_DRAIN='soon'; legal are")
 
 
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("SSTREAM_LIMITS_DRAIN", "-1"),
+        ("SSTREAM_PRESENCE_TTL", "1"),
+        ("SSTREAM_SESSION_RENEW_GRACE", "0"),
+        ("SSTREAM_WATCH_METRICS_TOKEN", "short"),
+    ],
+)
+def test_no_application_would_start_with_it_and_that_is_an_error(
+    variable: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, value)
+
+    found = _settings()["settings"]
+
+    assert found.mark is Mark.WRONG
+    assert found.text.startswith(f"{variable}: ")
+
+
 def test_a_name_that_is_no_setting_is_doubted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SSTREAM_REDDIS", "redis://localhost")
     monkeypatch.setenv("SSTREAM_REDIS_URL", "redis://localhost")

@@ -40,8 +40,7 @@ class Feed:
         self._made = 0  # snapshots so far; the last of them stands last in _past
         self._past: deque[dict[str, Any]] = deque(maxlen=_KEPT)
         self._before: dict[str, tuple[int, int, list[int]]] = {}
-        self._unknown = 0
-        self._pages = 0
+        self._counted = 0, 0
         self._slow: deque[tuple[float, float, str, str]] = deque()  # when, seconds, method, socket
         self._failed: deque[dict[str, Any]] = deque(maxlen=_FAILED)
         self._changes: deque[dict[str, Any]] = deque(maxlen=_CHANGED)
@@ -79,7 +78,9 @@ class Feed:
         loop = asyncio.get_running_loop()
         self._next = loop.create_future()
         self._past.clear()
+        # What came while nobody watched is no rate.
         self._measure()
+        self._count()
         self._ticker = loop.create_task(self._tick())
 
     def _end(self) -> None:
@@ -164,10 +165,16 @@ class Feed:
             for name, (answered, errors, times) in now.items()
         }
 
+    def _count(self) -> tuple[int, int]:
+        """Calls of no method of ours, and pages, since the last time."""
+        counters = self._application.counters
+        unknown, pages = self._counted
+        self._counted = sum(counters.calls.unknown.errors.values()), sum(counters.pages.values())
+        return self._counted[0] - unknown, self._counted[1] - pages
+
     def _snapshot(self, lag: float, seconds: float) -> dict[str, Any]:
-        application, counters = self._application, self._application.counters
-        unknown, self._unknown = self._unknown, sum(counters.calls.unknown.errors.values())
-        pages, self._pages = self._pages, sum(counters.pages.values())
+        application = self._application
+        unknown, pages = self._count()
         methods, heat = [], [0] * (len(BOUNDS) + 1)
         for name, (answered, errors, times) in self._measure().items():
             heat = [a + b for a, b in zip(heat, times, strict=True)]
@@ -179,8 +186,8 @@ class Feed:
         return {
             "at": time.time(),
             "ok": sum(row["ok"] for row in methods),
-            "failed": sum(row["failed"] for row in methods) + max(self._unknown - unknown, 0) / seconds,
-            "pages": max(self._pages - pages, 0) / seconds,
+            "failed": sum(row["failed"] for row in methods) + unknown / seconds,
+            "pages": pages / seconds,
             "methods": methods,
             "heat": heat,
             "lag": lag,

@@ -239,6 +239,22 @@ async def test_files_beside_its_own_are_not_served() -> None:
             assert (await site.browser().get(PATH + path)).status == 404
 
 
+async def test_what_came_while_nobody_watched_is_no_rate() -> None:
+    app = application()
+    async with serve(app) as site:
+        browser = site.browser()
+        await browser.get("/none")
+        with pytest.raises(RPCError):
+            await (await browser.connect()).call("none")
+        watching = Feed(app, every=0.005).watch()
+        await anext(watching)
+
+        snapshot = await anext(watching)
+
+        assert (snapshot["pages"], snapshot["failed"]) == (0, 0)
+        await watching.aclose()
+
+
 async def test_who_reads_slowly_misses_nothing() -> None:
     app = application()
     async with serve(app):

@@ -130,9 +130,10 @@ class Monitor:
 
     def enter(self, request: HTTPServerRequest, delegate: Any) -> None:
         """Let a page run in a context of its own, where it can be told which it is."""
-        if not (self._watch.tracing or self._watch.log_fields):
+        # What is no handler of Tornado's, a function for instance, has nothing to be told by.
+        execute = getattr(delegate, "execute", None)
+        if execute is None or not (self._watch.tracing or self._watch.log_fields):
             return
-        execute = delegate.execute
 
         def run() -> Any:
             method, trace = request.method or "", None

@@ -14,6 +14,8 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
+from tornado.httputil import HTTPHeaders, HTTPServerRequest, ResponseStartLine
+from tornado.routing import PathMatches, Rule
 
 from sstream import (
     Actions,
@@ -251,6 +253,22 @@ async def test_a_line_says_of_which_call_socket_session_and_trace_it_is(lines: i
         }
         assert of(lines, "a page")["method"] == "GET"
         assert of(lines, "a page")["socket"] is None
+
+
+async def test_a_route_to_a_function_is_served_as_ever() -> None:
+    def answer(request: HTTPServerRequest) -> None:
+        assert request.connection is not None
+        request.connection.write_headers(ResponseStartLine("", 200, "OK"), HTTPHeaders({"Content-Length": "2"}), b"ok")
+        request.connection.finish()
+
+    app = Application(
+        [Rule(PathMatches("/plain"), answer)],
+        session=SessionOptions(secret=SECRET),
+        store=StoreProbe(MemoryStore()),
+        watch=Watch(log_fields=True),
+    )
+    async with serve(app) as site:
+        assert (await site.browser().get("/plain")).text == "ok"
 
 
 async def test_a_line_of_nobody_has_no_fields(lines: io.StringIO) -> None:

@@ -112,6 +112,7 @@ class Runner(Coroutine[Any, Any, None]):
                     return pending
                 pending._asyncio_future_blocking = False
         if self._context is None:
+            Pool.forget(self)
             raise error
         if self._begun is not None:
             begun, self._begun = self._begun, None
@@ -246,6 +247,13 @@ class Pool:
                 deadlines.clear()
             # The pool holds the loop: a weak key alone would never go.
             self._pools.pop(self.loop, None)
+
+    @classmethod
+    def forget(cls, runner: Runner) -> None:
+        """Somebody has cancelled the spare task, as one does with all tasks: it can run nothing any more."""
+        pool = cls._pools.get(runner._loop)
+        if pool is not None and pool._spare is runner:
+            pool._spare = None
 
     def deadlines(self, seconds: float) -> Deadlines:
         """Get the deadlines for one of the few call timeouts that the application knows."""

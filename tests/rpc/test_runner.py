@@ -9,6 +9,7 @@ import pytest
 from tornado.ioloop import IOLoop
 
 from sstream.rpc.runner import Deadlines, Pool, Runner
+from sstream.testing import within
 
 variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
 
@@ -414,6 +415,17 @@ async def test_last_one_out_ends_the_spare_task():
     await asyncio.wait([task])
 
     assert task.cancelled()
+
+
+async def test_spare_task_that_somebody_cancels_is_not_used_again(pool):
+    async def nothing() -> Any:
+        return asyncio.current_task()
+
+    task = pool.run(nothing())
+    task.cancel()
+    await asyncio.wait([task])
+
+    assert await within(run(pool, asyncio.sleep(0, "next")), "the call was never gone on with") == "next"
 
 
 async def test_task_that_is_left_by_its_loop_makes_no_noise(pool, log_watch):

@@ -13,6 +13,7 @@ from tornado.web import Application
 from sstream.commands.target import load
 from sstream.errors import ConfigurationError
 from sstream.handlers import RPCHandler
+from sstream.inspector.feed import Own
 from sstream.rpc.description import Description
 
 __all__ = ["add_command"]
@@ -68,7 +69,7 @@ def _routes(router: RuleRouter) -> Iterator[tuple[str, type]]:
     for rule in router.rules:
         if isinstance(rule.target, RuleRouter):
             yield from _routes(rule.target)
-        elif isinstance(rule.target, type) and issubclass(rule.target, RPCHandler):
+        elif isinstance(rule.target, type) and issubclass(rule.target, RPCHandler) and not issubclass(rule.target, Own):
             pattern = getattr(rule.matcher, "regex", None)
             yield pattern.pattern.removesuffix("$") if pattern is not None else str(rule.matcher), rule.target
 

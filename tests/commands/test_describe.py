@@ -31,3 +31,11 @@ def test_all_routes_are_found(capsys, expect_log):
     assert main(["describe", "tests.rpc.described:make_two"]) == 0
 
     assert [socket["path"] for socket in json.loads(capsys.readouterr().out)["sockets"]] == ["/ws", "/admin"]
+
+
+def test_what_sstream_serves_by_itself_is_not_described(capsys, monkeypatch):
+    monkeypatch.setenv("SSTREAM_DEBUG", "true")  # then there is an inspector
+
+    assert main(["describe", "tests.rpc.described:make_two"]) == 0
+
+    assert [socket["path"] for socket in json.loads(capsys.readouterr().out)["sockets"]] == ["/ws", "/admin"]

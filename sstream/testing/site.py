@@ -103,14 +103,16 @@ async def serve(application: Application, certificate: Path | None = None, **opt
     finally:
         if off is not None:
             off()
-        await site.close()
-        closed = {socket.mark[MARK] for browser in site._browsers for socket in browser.sockets}
-        left = [
-            f"{type(socket).__name__} at {socket.request.path}"
-            for socket in application.sockets.values()
-            if socket.request.headers.get(MARK) not in closed
-        ]
-        await application.close()
+        try:
+            await site.close()
+            closed = {socket.mark[MARK] for browser in site._browsers for socket in browser.sockets}
+            left = [
+                f"{type(socket).__name__} at {socket.request.path}"
+                for socket in application.sockets.values()
+                if socket.request.headers.get(MARK) not in closed
+            ]
+        finally:
+            await application.close()
     if left:
         text = f"left open: {', '.join(left)}; close the client's end in the test"
         warnings.warn(text, ResourceWarning, stacklevel=2)

@@ -16,6 +16,7 @@ from sstream import (
     Application,
     BrokerError,
     ChannelOptions,
+    Limits,
     MemoryBroker,
     MemoryStore,
     RPCError,
@@ -481,6 +482,30 @@ async def test_what_is_no_message_of_the_wire_is_received_whole(site: Site) -> N
     assert await ws.receive_message() == [b"\xc1"]
     with pytest.raises(LookupError):
         ws.handler  # noqa: B018 - it raises
+
+
+async def test_the_application_is_closed_even_where_a_browser_cannot_be(
+    store: StoreProbe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Busy(RPCHandler):
+        @rpc
+        async def work(self) -> None:
+            await asyncio.Event().wait()
+
+    # With as many calls as may be it reads no further, and does not see that the browser closes.
+    app = Application([("/ws", Busy)], session=OPTIONS, store=store, limits=Limits(calls_in_flight=1))
+
+    async def visit() -> None:
+        async with serve(app) as site:
+            ws = await site.browser().connect()
+            ws.ask("work")
+            ws.ask("work")
+            monkeypatch.setattr("sstream.testing.waiting._patience", 0.1)
+
+    with pytest.raises(AssertionError, match="it was not closed"):
+        await visit()
+
+    assert not app.is_ready
 
 
 async def test_a_socket_that_nobody_closes_is_reported(store: StoreProbe) -> None:

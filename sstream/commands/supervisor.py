@@ -150,7 +150,16 @@ class Supervisor:
         """Keep one process running, and whoever takes its place."""
         pause = FIRST_PAUSE
         while not self._ending.done():
-            child = await self._start()
+            try:
+                child = await self._start()
+            except OSError as error:
+                if not self._up:
+                    raise
+                # There is no process, memory or descriptor left now; there may be again.
+                _log.error("no process can be started: %s; another attempt in %.1f s", error, pause)
+                await _one_of(self._ending, timeout=pause)
+                pause = min(pause * 2, LONGEST_PAUSE)
+                continue
             await _one_of(child.up, self._ending)
             came_up = child.up.done() and child.up.result()
             if came_up:
@@ -178,13 +187,17 @@ class Supervisor:
         numbers = [listening.fileno() for listening in self._sockets]
         arguments = ["--sockets", ",".join(map(str, numbers)), "--leash", str(theirs.fileno())]
         with theirs:
-            process = await asyncio.create_subprocess_exec(
-                *self._command,
-                *arguments,
-                stdin=subprocess.DEVNULL,
-                pass_fds=[*numbers, theirs.fileno()],
-                process_group=0,  # Ctrl-C in a terminal reaches us alone, and we tell them
-            )
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    *self._command,
+                    *arguments,
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=[*numbers, theirs.fileno()],
+                    process_group=0,  # Ctrl-C in a terminal reaches us alone, and we tell them
+                )
+            except BaseException:
+                ours.close()
+                raise
         child = _Child(process, ours)
         self._children.add(child)
         return child

@@ -1,8 +1,10 @@
 """Several processes are kept running, replaced when they die, and end together; here they are small scripts."""
 
 import asyncio
+import contextlib
 import os
 import re
+import resource
 import signal
 import socket
 import sys
@@ -77,6 +79,34 @@ async def test_one_that_dies_is_replaced_and_that_is_said(notes, listening, expe
     os.kill(os.getpid(), signal.SIGINT)
     assert await within(running, "it did not end") == 0
     assert str(dead) in line.records[0].getMessage()
+
+
+async def test_where_no_process_can_be_started_now_it_is_tried_again(notes, listening, expect_log):
+    expect_log("was ended by SIGKILL", count=1)
+    refused = expect_log(r"no process can be started: .*Too many open files; another attempt in [\d.]+ s")
+    running = asyncio.create_task(make(UP + STAY, notes, listening).run())
+    await eventually(lambda: len(pids(notes)) == 2, "two processes did not start")
+    dead = pids(notes)[0]
+
+    with no_more_files():
+        os.kill(dead, signal.SIGKILL)
+        await eventually(lambda: refused.records, "nothing was said")
+
+    await eventually(lambda: len(pids(notes)) == 3, "the dead one was not replaced")
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert await within(running, "it did not end") == 0
+
+
+@contextlib.contextmanager
+def no_more_files():
+    free = os.dup(0)
+    os.close(free)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 async def test_one_that_dies_again_and_again_is_given_longer_pauses(notes, listening, expect_log, monkeypatch):

@@ -157,7 +157,7 @@ class Application(tornado.web.Application):
         self._requests: weakref.WeakSet[HTTPServerRequest] = weakref.WeakSet()  # begun and not answered
         self._connections: weakref.WeakSet[Any] = weakref.WeakSet()  # all that were accepted
         self._fresh: weakref.WeakSet[HTTPConnection] = weakref.WeakSet()  # those whose first request has not come yet
-        self._started: asyncio.Future[None] | None = None
+        self._started: asyncio.Future[Any] | None = None
         self._closing: asyncio.Task[None] | None = None
         self._closed = False
         self._activity_timer: asyncio.TimerHandle | None = None
@@ -241,7 +241,9 @@ class Application(tornado.web.Application):
         return server
 
     def _begin(self) -> None:
-        self.spawn(self.start())
+        if self._closed:
+            return  # before the loop came to it
+        self._start_once()
         if self.settings["autoreload"]:
             autoreload.start()
 
@@ -341,14 +343,19 @@ class Application(tornado.web.Application):
 
     async def start(self) -> None:
         """Connect to the store and the broker. One that cannot be reached is tried again until it can."""
+        await asyncio.shield(self._start_once())
+
+    def _start_once(self) -> "asyncio.Future[Any]":
+        # A task of its own: who gives up waiting does not end it for the others, and if it fails all of them hear it.
         if self._started is None:
-            self._started = asyncio.get_running_loop().create_future()
-            await self.store.start()
-            await self.hub.start()
-            await self.presence.start()
-            self.monitor.start()
-            self._started.set_result(None)
-        await asyncio.shield(self._started)
+            self._started = self.spawn(self._start(), "the start")
+        return self._started
+
+    async def _start(self) -> None:
+        await self.store.start()
+        await self.hub.start()
+        await self.presence.start()
+        self.monitor.start()
 
     async def drain(self) -> None:
         """Go down gently: take nobody in, answer the calls in flight, close every socket with 1012, a few at a time.

@@ -521,6 +521,40 @@ async def test_starting_twice_or_at_once_is_safe(redis_url: str) -> None:
     await application.close()
 
 
+async def test_who_gives_up_waiting_for_the_start_does_not_stop_it() -> None:
+    may_start = asyncio.Event()
+
+    class Slow(StoreProbe):
+        async def start(self) -> None:
+            await may_start.wait()
+
+    application = Application([], session=OPTIONS, store=Slow(MemoryStore()))
+    impatient = asyncio.create_task(application.start())
+    await asyncio.sleep(0)
+    impatient.cancel()
+    await asyncio.wait([impatient])
+
+    may_start.set()
+
+    await within(application.start(), "it did not start")
+    await application.close()
+
+
+async def test_a_start_that_fails_fails_for_everybody_who_waits(expect_log: Callable[..., Any]) -> None:
+    class Broken(StoreProbe):
+        async def start(self) -> None:
+            raise ConfigurationError("on purpose")
+
+    expect_log("the start failed", count=1)
+    application = Application([], session=OPTIONS, store=Broken(MemoryStore()))
+
+    starts = [asyncio.create_task(application.start()) for _ in range(2)]
+
+    await within(asyncio.wait(starts), "one of them never heard of it")
+    assert [str(start.exception()) for start in starts] == ["on purpose"] * 2
+    await application.close()
+
+
 async def test_starting_while_redis_is_away_is_no_error(proxy: FaultProxy, expect_log: Callable[..., Any]) -> None:
     proxy.refuse()
     expect_log("cannot be reached|away|lost|connect", required=False)

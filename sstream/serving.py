@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Final, Protocol
 
 from sstream.errors import ConfigurationError
@@ -30,21 +30,29 @@ class Serving(Protocol):
     async def close(self) -> None: ...
 
 
-async def serve_until_signal(application: Serving, ending: asyncio.Event | None = None) -> None:
+async def serve_until_signal(
+    application: Serving, ending: asyncio.Event | None = None, *, hurry: Collection[signal.Signals] = SIGNALS
+) -> None:
     """Return when SIGTERM or SIGINT has come, and the application has answered what was in flight and closed.
 
     A second signal ends the process at once, by that signal, and a line in the log says what was cut.
 
     Args:
         ending: Whoever sets it asks for the end as well.
+        hurry: Which signals end it at once when they come second; others say nothing new then.
     """
     loop = asyncio.get_running_loop()
     asked = ending if ending is not None else asyncio.Event()
+    came = False  # a signal; `ending` may have been set without one
 
     def on_signal(number: signal.Signals) -> None:
-        if asked.is_set():
+        nonlocal came
+        if came and number not in hurry:
+            return
+        if came:
             _log.warning("%s came again: ending at once, which cuts %s", number.name, application.in_flight)
             end_by(number)
+        came = True
         _log.info("%s: going down", number.name)
         asked.set()
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 from tornado.netutil import bind_sockets
 
 from sstream.application import Application
-from sstream.commands.supervisor import Leash, Supervisor
+from sstream.commands.supervisor import HURRY, Leash, Supervisor
 from sstream.commands.target import load
 from sstream.errors import ConfigurationError
 from sstream.pubsub import MemoryBroker
@@ -131,7 +131,7 @@ async def serve(options: argparse.Namespace, sockets: list[socket.socket], leash
         await serve_until_signal(application)
     else:
         soon(leash.tell_up, application.limits.drain)
-        await serve_until_signal(application, leash.watch())
+        await serve_until_signal(application, leash.watch(), hurry={HURRY})
 
 
 def _check_shared(application: Application) -> None:

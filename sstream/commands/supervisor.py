@@ -18,9 +18,13 @@ from typing import Any, Final
 from sstream.limits import Limits
 from sstream.serving import SIGNALS, end_by, urls_of
 
-__all__ = ["Leash", "Supervisor"]
+__all__ = ["HURRY", "Leash", "Supervisor"]
 
 _log = logging.getLogger("sstream")
+
+# What ends a process at once that is going down. Not SIGTERM: who stops a service may send that to all its processes
+# (systemd does, by default), and ours comes on top.
+HURRY: Final = signal.SIGINT
 
 FIRST_PAUSE: Final = 0.1  # seconds before a dead process is replaced; doubled each time
 LONGEST_PAUSE: Final = 10.0  # seconds
@@ -218,7 +222,7 @@ class Supervisor:
         limit = None if child.drain is None else child.drain + MARGIN
         await _one_of(child.ended, self._hurrying, timeout=limit)
         if self._hurrying.done():
-            child.send(signal.SIGTERM)
+            child.send(HURRY)
             await _one_of(child.ended, timeout=LAST)
         if not child.ended.done():
             _log.error("process %d does not end and is killed", child.pid)

@@ -170,16 +170,43 @@ async def test_a_second_signal_ends_several_processes_at_once_and_each_says_what
     await browser.close()
 
 
+async def test_a_signal_that_goes_to_all_processes_cuts_nothing(run: Run) -> None:
+    process, browser = run("--processes", "2", DRAIN="0.5")
+    socket = await browser.connect()
+    socket.ask("for_ever")
+    await socket.receive("begun")
+
+    # As systemd does without KillMode=mixed; the supervisor's own comes on top.
+    for pid in workers(process):
+        os.kill(pid, signal.SIGTERM)
+    process.send(signal.SIGTERM)
+
+    assert await asyncio.to_thread(process.wait) == 0
+    assert "came again" not in process.log
+    assert "after 0.5 s the drain ends and cuts 1 call" in process.log
+    await browser.close()
+
+
 async def test_processes_whose_supervisor_was_killed_end_by_themselves(run: Run) -> None:
     process, browser = run("--processes", "2")
     pids = workers(process)
-    log = process.log
+    socket = await browser.connect()
+    busy = await socket.call("pid")
+    socket.ask("for_ever")
+    await socket.receive("begun")
 
     os.kill(process.pid, signal.SIGKILL)
 
-    await eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), f"they still run; {log}")
+    await eventually(lambda: process.log.count("the supervisor is gone") == 2, "they do not notice")
+    # Whoever cleans up behind it says so for the first time: that cuts nothing.
+    os.kill(busy, signal.SIGTERM)
+    await eventually(lambda: "SIGTERM: going down" in process.log, "the signal was no first one")
+    assert Path(f"/proc/{busy}").exists()
+    os.kill(busy, signal.SIGINT)
+    await eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), f"they still run; {process.log}")
     with pytest.raises(OSError):
         await browser.get("/")
+    await browser.close()
 
 
 async def test_with_debug_it_begins_anew_when_a_file_was_changed(run: Run, tmp_path: Path) -> None:

@@ -838,8 +838,8 @@ def is_same_origin(is_https: bool, host: str, headers: HTTPHeaders) -> bool:
     if site is not None:
         return site == "same-origin"
     origin = headers.get("Origin", headers.get("Sec-Websocket-Origin", ""))
-    scheme = "https" if is_https else "http"
-    return is_origin(origin) and _origin(origin) == _origin(f"{scheme}://{host}")
+    own = f"{'https' if is_https else 'http'}://{host}"
+    return is_origin(origin) and is_origin(own) and _origin(origin) == _origin(own)
 
 
 def _origin(text: str) -> tuple[str, str | None, int | None]:

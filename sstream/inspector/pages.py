@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from tornado.web import HTTPError, RequestHandler
 
 from sstream.errors import FORBIDDEN, RPCError
-from sstream.handlers import RPCHandler, SessionMixin
+from sstream.handlers import RPCHandler, SessionMixin, is_origin
 from sstream.inspector.feed import OWN, Feed, Own
 from sstream.logs import session_name
 from sstream.rpc.middleware import Next, Request
@@ -67,7 +67,8 @@ def _is_from_here(handler: Any) -> bool:
     be anybody's page that has its name point to 127.0.0.1.
     """
     headers = handler.request.headers
-    name = urlsplit(f"//{handler.request.host}").hostname or ""
+    host = f"//{handler.request.host}"
+    name = (urlsplit(host).hostname or "") if is_origin(host) else ""
     is_named = name == "localhost" or name.endswith(".localhost") or _is_loopback(name)
     return is_named and _is_loopback(handler.request.remote_ip) and not any(name in headers for name in _FORWARDED)
 

@@ -16,6 +16,18 @@ from sstream.testing import SocketClosed, StoreProbe, eventually, serve, within
 from .live import CERTIFICATE, ENDED, PAGES, SECRET, SID, Live, ServeLive, WithView, refused, signed, stored
 
 
+@pytest.mark.parametrize("host", ["[", "a[b]", "127.0.0.1:99999"])
+async def test_a_handshake_with_a_host_that_is_none_is_refused(
+    host: str, memory: StoreProbe, serve_live: ServeLive
+) -> None:
+    site = await serve_live(memory)
+
+    with pytest.raises(HTTPClientError) as told:
+        await site.browser().connect(headers={"Host": host})
+
+    assert told.value.code == 403
+
+
 @pytest.mark.parametrize(
     "origin",
     [

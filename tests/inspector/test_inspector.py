@@ -206,6 +206,7 @@ async def test_a_guard_that_does_not_ask_for_the_session_lets_in_while_the_store
         ({}, 200),
         ({"Host": "localhost:8888"}, 200),
         ({"Host": "evil.example"}, 404),
+        ({"Host": "["}, 404),
         ({"X-Forwarded-For": "203.0.113.7"}, 404),
         ({"Forwarded": "for=203.0.113.7"}, 404),
     ],

@@ -37,7 +37,7 @@ def add_command(commands: Any) -> None:
         "a second one ends it at once. With debug=True and one process it begins anew when a file was changed.",
     )
     parser.add_argument("app", metavar="module:app", help="an Application, or a function that makes one")
-    parser.add_argument("--port", type=int, default=8888, help="where to listen (8888); 0 chooses a free one")
+    parser.add_argument("--port", type=port, default=8888, help="where to listen (8888); 0 chooses a free one")
     parser.add_argument(
         "--address",
         default="localhost",
@@ -66,6 +66,14 @@ def count(text: str) -> int:
 def _cores() -> int:
     # macOS does not say which of them this process may use.
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def port(text: str) -> int:
+    """A port. Of a larger number the system would take what is left of it in 16 bits."""
+    number = int(text)
+    if not 0 <= number < 65536:
+        raise ValueError(text)
+    return number
 
 
 def descriptors(text: str) -> list[int]:

@@ -268,6 +268,14 @@ def test_several_processes_cannot_share_a_memory(
     assert "sessions are kept in memory, where no other process sees them; several processes" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("text", ["70000", "-1", "http"])
+def test_a_port_that_is_none_is_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["run", "no.such:app", f"--port={text}"])
+
+    assert f"invalid port value: '{text}'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("text", ["0", "-1", "many"])
 def test_a_number_of_processes_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(SystemExit):

@@ -27,5 +27,7 @@ autodoc_preserve_defaults = True
 napoleon_numpy_docstring = False
 
 html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["sstream.css"]
 html_title = f"sstream {__version__}"
 html_show_sphinx = False

@@ -118,7 +118,7 @@ def check_speedups() -> Finding:
 def check_uvloop() -> Finding:
     """Is uvloop here?"""
     if importlib.util.find_spec("uvloop") is None:
-        return Finding(Mark.NOTE, "uvloop", 'not installed; pip install "sstream[fast]" saves 5 to 10 % of CPU time')
+        return Finding(Mark.NOTE, "uvloop", 'not installed; pip install "sstream[fast]" saves some CPU time')
     return Finding(Mark.GOOD, "uvloop", importlib.metadata.version("uvloop"))
 
 

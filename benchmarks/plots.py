@@ -65,10 +65,12 @@ def _bar_picture(result: Result, file: Path, panels: Sequence[tuple[str, str, fl
     names = [name for name in result["labels"] if name != "echo" and median(result, cells[0], name, key) is not None]
     if not names:
         return
+    # What was not measured has no panel.
+    panels = [panel for panel in panels if any(median(result, panel[0], name, panel[1]) for name in names)]
     # The best on top: barh begins at the bottom.
     names.sort(key=lambda name: median(result, cells[0], name, key) or 0, reverse=key == "bytes")
     figure = Figure(figsize=(9.6, 0.32 * len(names) + 1.0), layout="constrained")
-    axes = figure.subplots(1, len(panels), sharey=True)
+    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for panel, (cell, key, factor, title) in zip(axes, panels, strict=True):
         _bars(panel, result, cell, key, factor, names, title)
         panel.label_outer()

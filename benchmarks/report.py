@@ -137,8 +137,8 @@ TABLES: tuple[tuple[str, str, tuple[Column, ...]], ...] = (
 )
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = ["| " + " | ".join(head) + " |", "|---" + "|---:" * (len(head) - 1) + "|"]
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]], *, last: str = "---:") -> str:
+    lines = ["| " + " | ".join(head) + " |", "|---" + "|---:" * (len(head) - 2) + f"|{last}|"]
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
 
 
@@ -222,7 +222,7 @@ def goals(result: Result) -> str:
             said += f": {WHY[goal.what]}"
         rows.append([goal.what, wanted, _figure(figure, goal.unit), said])
     head = ["", "goal", "reached", ""]
-    return _table(head, rows)
+    return _table(head, rows, last="---")  # words
 
 
 def winners(result: Result) -> str:

@@ -131,7 +131,7 @@ async def test_the_dates_in_cookie_and_text_are_the_same_moment(express_url, ope
 
         expires = datetime.fromisoformat(stored["expires"]).timestamp()
         assert before + 599.999 <= expires <= after + 600.001
-        assert stored["originalMaxAge"] == 600_000
+        assert stored["originalMaxAge"] in {599_999, 600_000}  # Express: worked out from the date
         assert (
             abs(datetime.strptime(told, "%a, %d %b %Y %H:%M:%S GMT").replace(tzinfo=UTC).timestamp() - expires) < 1.01
         )
@@ -490,7 +490,8 @@ async def test_a_date_in_the_text_that_grew_old_is_no_end(persistent, database, 
 
     stored = json.loads(database.get(key))
     assert stored["a"] == 2
-    assert stored["cookie"]["originalMaxAge"] == 600_000
+    # Express works it out from the date: a millisecond may have passed.
+    assert stored["cookie"]["originalMaxAge"] == json.loads(old)["cookie"]["originalMaxAge"]
     assert datetime.fromisoformat(stored["cookie"]["expires"]).timestamp() > datetime.now(UTC).timestamp() + 590
     assert 598 <= database.ttl(key) <= 600
     assert len(page.cookies) == 1  # it has an expiry and was modified

@@ -186,6 +186,10 @@ def studies(result: Result) -> str:
         rows = [[name, f"{statistics.median(row['us']):.1f}"] for name, row in store.items()]
         text = "Microseconds of CPU time in our process for one operation, 50 being under way at once."
         parts.append(f"### Store and broker operations\n\n{text}\n\n{_table(['', 'µs'], rows)}")
+    if calls := found.get("dispatch"):
+        rows = [[name, f"{statistics.median(row['us']):.2f}", f"{min(row['us']):.2f}"] for name, row in calls.items()]
+        text = "Microseconds from a call's payload to its reply, without a socket: `add(2, 3)`."
+        parts.append(f"### A call without its socket\n\n{text}\n\n{_table(['', 'median', 'least'], rows)}")
     if publish := found.get("publish_processes"):
         columns = list(next(iter(publish.values())))
         rows = [

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from benchmarks import coherence, lost_updates, publish_processes, store_operations
+from benchmarks import coherence, dispatch, lost_updates, publish_processes, store_operations
 from benchmarks.contenders import CONTENDERS, Contender, missing
 from benchmarks.generator import Generator, GeneratorError, Measurement, Programs
 from benchmarks.histogram import Histogram
@@ -311,6 +311,7 @@ STUDIES: dict[str, tuple[Callable[[str, int], Mapping[str, Mapping[str, list[flo
     "lost_updates": (lost_updates.study, 3.0),
     "coherence": (coherence.study, 8.0),
     "store_operations": (store_operations.study, 4.0),
+    "dispatch": (dispatch.study, 1.5),
     "publish_processes": (publish_processes.study, 17.0),
 }
 

@@ -372,7 +372,7 @@ async def test_a_redis_that_dies_makes_copies_stale_at_once(own_redis, open_stor
     await eventually(lambda: store.coherent, "the store is not coherent")
 
     assert stale < 0.5
-    assert reported == [None]
+    assert set(reported) == {None}  # once for the loss, and again for each try that failed meanwhile
     assert set(heard) == {None}
     assert len(heard) >= 2  # after coming back, too: whatever was written meanwhile
 

@@ -82,6 +82,8 @@ class Measurement:
         fewest: Answers to the connection that got the fewest; ``most`` likewise.
         unsent: Requests that were due while 1,024 of that connection (one, of a page) were still unanswered.
         unanswered: Requests without an answer ten seconds after the end.
+        events: Events that came.
+        late: Nanoseconds that 99 of 100 requests left at most after they were due: what the generator itself adds.
         errors: By kind: ``error 4029``, ``closed 4429``, ``HTTP 503``, ``connection lost``.
     """
 
@@ -94,6 +96,8 @@ class Measurement:
     unsent: int
     unanswered: int
     open: int
+    events: int = 0
+    late: int = 0
     errors: Mapping[str, int] = field(default_factory=dict)
     histogram: Histogram = field(default_factory=Histogram)
 
@@ -165,6 +169,11 @@ class Generator:
             text=True,
         )
 
+    @property
+    def pid(self) -> int:
+        """The generator's process."""
+        return self._child.pid
+
     def open(self, connections: int, window: int = WINDOW) -> Opened:
         """Open more connections, at most ``window`` at a time."""
         result = self._do(f"open {connections} {window}")
@@ -186,6 +195,19 @@ class Generator:
     def paced(self, rate: float, seconds: float, warm: float = 0.15) -> Measurement:
         """A fixed schedule, whatever is answered; a latency counts from when its request was due."""
         return self._measure(f"paced {rate} {warm} {seconds}")
+
+    def paced_beside_events(
+        self, rate: float, seconds: float, warm: float, *, callers: int, event: tuple[str, str], every: float
+    ) -> Measurement:
+        """The same, asked by ``callers`` connections, while the first one has everybody sent an event that often.
+
+        Args:
+            event: The method that sends it, and its text.
+            every: Seconds from one event to the next.
+        """
+        payload, id_at = encode_request(self.dialect, *event)
+        self._do(f"event {payload.hex()} {id_at}")
+        return self._measure(f"paced {rate} {warm} {seconds} {callers} {every}")
 
     def fanout(self, batch: int, seconds: float, warm: float = 0.15) -> Measurement:
         """The first connection publishes ``batch`` events whenever all the others have got the last ones."""

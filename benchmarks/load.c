@@ -16,6 +16,10 @@
  *   closed DEPTH WARM SECONDS   each connection keeps DEPTH requests under way
  *   paced RATE WARM SECONDS     RATE requests a second on a fixed schedule, answered or not; latency counts from the
  *                               time that a request was due
+ *   paced RATE WARM SECONDS CALLERS EVERY
+ *                               the same, asked by CALLERS connections from the second on, while the first one sends the
+ *                               event that often (seconds): how long do calls take while many hear?
+ *   event HEX ID                the payload of that event
  *   fanout BATCH WARM SECONDS   the first connection sends the request, BATCH times in one write, whenever all the
  *                               others have got BATCH events
  *
@@ -60,12 +64,19 @@ typedef struct {
     uint64_t *sent;   /* when each request under way was written, or due; 0: answered */
     unsigned first, next;
     uint64_t messages; /* in this measurement */
+    uint64_t heard;    /* events of a fan-out, from its start on */
 } Connection;
 
 typedef struct {
     char what[24];
     uint64_t count;
 } Count;
+
+typedef struct {
+    unsigned char frame[1 << 16];
+    size_t size, payload_at;
+    int id_at; /* -1: it has none */
+} Request;
 
 static struct sockaddr_storage address, publisher_address;
 static socklen_t address_size;
@@ -83,13 +94,11 @@ static volatile sig_atomic_t interrupted;
 
 static Mode mode;
 static int recording;
-static uint64_t messages, under_way, unsent_requests, wanted, round_left;
+static uint64_t messages, under_way, unsent_requests, published, round_left, events;
 static int batch;
-static uint64_t histogram[BUCKETS];
 static Count errors[64];
-static unsigned char frame[1 << 17];
-static size_t frame_size, payload_at;
-static int id_at = -1;
+static uint64_t histogram[BUCKETS], lateness[BUCKETS];
+static Request request, event;
 
 static uint64_t now_ns(void) {
     struct timespec t;
@@ -114,9 +123,21 @@ static void on_interrupt(int number) {
 
 /* --- counting ------------------------------------------------------------------------------------------------- */
 
-static void record(uint64_t value) {
+static void record(uint64_t *counts, uint64_t value) {
     int shift = value < 256 ? 0 : 56 - __builtin_clzll(value);
-    histogram[shift * 128 + (int)(value >> shift)]++;
+    counts[shift * 128 + (int)(value >> shift)]++;
+}
+
+/* The highest value of the bucket that so many of a hundred do not exceed. */
+static uint64_t percentile(const uint64_t *counts, unsigned percent) {
+    uint64_t total = 0, seen = 0;
+    for (int i = 0; i < BUCKETS; i++) total += counts[i];
+    for (int i = 0; i < BUCKETS; i++) {
+        seen += counts[i];
+        int shift = i < 256 ? 0 : i / 128 - 1;
+        if (total && seen * 100 >= total * percent) return ((uint64_t)(i - shift * 128 + 1) << shift) - 1;
+    }
+    return 0;
 }
 
 static void count_error(const char *what) {
@@ -143,6 +164,7 @@ static uint64_t server_cpu(void) {
     if (!tasks) fail("the server is gone");
     uint64_t total = 0;
     for (struct dirent *entry; (entry = readdir(tasks));) {
+        if (entry->d_name[0] == '.') continue; /* ".." is the process, and has a schedstat too */
         char file[400];
         unsigned long long used;
         snprintf(file, sizeof file, "%s/%s/schedstat", name, entry->d_name);
@@ -175,17 +197,18 @@ static void print_counts(void) {
 }
 
 static void forget_counts(void) {
-    messages = unsent_requests = 0;
+    messages = unsent_requests = events = 0;
     memset(histogram, 0, sizeof histogram);
+    memset(lateness, 0, sizeof lateness);
     memset(errors, 0, sizeof errors);
     for (int i = 0; i < count; i++) connections[i]->messages = 0;
 }
 
 /* --- one connection ------------------------------------------------------------------------------------------- */
 
-static void watch(Connection *c, uint32_t events, int how) {
-    struct epoll_event event = {.events = events, .data.ptr = c};
-    if (epoll_ctl(epoll, how, c->fd, &event) < 0) fail("epoll_ctl");
+static void watch(Connection *c, uint32_t what, int how) {
+    struct epoll_event entry = {.events = what, .data.ptr = c};
+    if (epoll_ctl(epoll, how, c->fd, &entry) < 0) fail("epoll_ctl");
 }
 
 static void leave(Connection *c, const char *why) {
@@ -197,7 +220,7 @@ static void leave(Connection *c, const char *why) {
     }
     under_way -= c->next - c->first;
     c->first = c->next;
-    if (mode == FANOUT) round_left = 0; /* it cannot be completed any more: the measurement ends */
+    if (mode == FANOUT) round_left -= c == connections[0] ? round_left : published - c->heard; /* nobody waits for it */
     c->state = GONE;
     count_error(why);
     close(c->fd);
@@ -245,8 +268,8 @@ static size_t write_request_head(Connection *c, char *text, size_t size) {
                             path, host, upgrade, headers, cookie);
 }
 
-/* Send `many` requests in one write, as written (or due) at `when`. */
-static void ask(Connection *c, int many, uint64_t when) {
+/* Send `what`, `many` times in one write, as written (or due) at `when`. */
+static void ask(Connection *c, const Request *what, int many, uint64_t when) {
     static unsigned char all[1 << 20];
     size_t size = 0;
     if (!c->sent) c->sent = calloc(RING, sizeof *c->sent);
@@ -255,18 +278,18 @@ static void ask(Connection *c, int many, uint64_t when) {
         if (dialect == HTTP) {
             size += write_request_head(c, (char *)all + size, sizeof all - size);
         } else {
-            memcpy(all + size, frame, frame_size);
-            if (id_at >= 0) {
+            memcpy(all + size, what->frame, what->size);
+            if (what->id_at >= 0) {
                 /* At least 2**24, so that every MessagePack writer uses 5 bytes for it. */
                 uint32_t id = 1u << 24 | (c->next & 0xffffff);
-                unsigned char *at = all + size + payload_at + id_at, *mask = all + size + payload_at - 4;
-                for (int b = 0; b < 4; b++) at[b] = (unsigned char)(id >> (24 - 8 * b)) ^ mask[(id_at + b) & 3];
+                unsigned char *at = all + size + what->payload_at + what->id_at, *mask = all + size + what->payload_at - 4;
+                for (int b = 0; b < 4; b++) at[b] = (unsigned char)(id >> (24 - 8 * b)) ^ mask[(what->id_at + b) & 3];
             }
-            size += frame_size;
+            size += what->size;
         }
         c->next++;
         under_way++;
-        if (size > sizeof all - sizeof frame) {
+        if (size > sizeof all - sizeof what->frame) {
             put(c, all, size);
             size = 0;
         }
@@ -276,7 +299,7 @@ static void ask(Connection *c, int many, uint64_t when) {
 
 static void answered(Connection *c, unsigned slot) {
     if (!c->sent || !c->sent[slot % RING]) return;
-    if (recording) record(now_ns() - c->sent[slot % RING]);
+    if (recording) record(histogram, now_ns() - c->sent[slot % RING]);
     c->sent[slot % RING] = 0;
     while (c->first != c->next && !c->sent[c->first % RING]) {
         c->first++;
@@ -290,7 +313,7 @@ static void is_open(Connection *c) {
     c->state = OPEN;
     opening--;
     open_now++;
-    record(now_ns() - c->began);
+    record(histogram, now_ns() - c->began);
 }
 
 /* MessagePack, as far as error codes go. */
@@ -329,10 +352,12 @@ static int take_frame(Connection *c, int opcode, const unsigned char *payload, s
         is_event = size > 1 && (payload[0] == 0x93 || payload[0] == 0x94) && payload[1] == 2;
         is_answer = size > 7 && payload[0] == 0x94 && payload[1] <= 1; /* an echo server sends the request back */
     }
+    if (is_event && recording) events++;
     if (is_event && mode == FANOUT) {
         if (c == connections[0]) return 0;
-        if (recording) record(now_ns() - connections[0]->sent[0]);
+        if (recording) record(histogram, now_ns() - connections[0]->sent[0]);
         c->messages++;
+        c->heard++;
         messages++;
         round_left--;
         return 0;
@@ -435,7 +460,7 @@ static void on_readable(Connection *c) {
         }
         if (c->rest_size) memcpy(c->rest, data + done, c->rest_size);
     }
-    if (more && mode == CLOSED && c->state == OPEN) ask(c, more, now_ns());
+    if (more && mode == CLOSED && c->state == OPEN) ask(c, &request, more, now_ns());
 }
 
 static void on_writable(Connection *c) {
@@ -483,30 +508,33 @@ static void begin(Connection *c) {
 
 /* Handle what is there, waiting at most `wait` milliseconds for it; tell whether stdin has something. */
 static int turn(int wait) {
-    struct epoll_event events[256];
-    int command = 0, ready = epoll_wait(epoll, events, 256, wait);
+    struct epoll_event some[256];
+    /* On a schedule few at a time: the next request may be due already. */
+    int command = 0, ready = epoll_wait(epoll, some, mode == PACED ? 32 : 256, wait);
     if (ready < 0 && errno != EINTR) fail("epoll_wait");
     for (int i = 0; i < ready; i++) {
-        Connection *c = events[i].data.ptr;
+        Connection *c = some[i].data.ptr;
         if (!c) {
             command = 1;
             continue;
         }
-        if (c->state != GONE && events[i].events & EPOLLOUT) on_writable(c);
-        if (c->state != GONE && c->state != CONNECTING && events[i].events & ~(uint32_t)EPOLLOUT) on_readable(c);
+        if (c->state != GONE && some[i].events & EPOLLOUT) on_writable(c);
+        if (c->state != GONE && c->state != CONNECTING && some[i].events & ~(uint32_t)EPOLLOUT) on_readable(c);
     }
     return command;
 }
 
 /* --- commands ------------------------------------------------------------------------------------------------- */
 
+static void allow_files(rlim_t many) {
+    struct rlimit files;
+    getrlimit(RLIMIT_NOFILE, &files);
+    if (many <= files.rlim_cur) return;
+    files.rlim_cur = many;
+    if (setrlimit(RLIMIT_NOFILE, &files) < 0) refuse("more connections than files may be open: see ulimit -n");
+}
+
 static void do_open(int many, int window) {
-    struct rlimit files = {(rlim_t)(count + many) + 100, (rlim_t)(count + many) + 100}, before;
-    getrlimit(RLIMIT_NOFILE, &before);
-    if (before.rlim_cur < files.rlim_cur) {
-        if (files.rlim_max < before.rlim_max) files.rlim_max = before.rlim_max;
-        if (setrlimit(RLIMIT_NOFILE, &files) < 0) refuse("more connections than files may be open: see ulimit -n");
-    }
     forget_counts();
     /* The dead make room. */
     int alive = 0;
@@ -520,6 +548,7 @@ static void do_open(int many, int window) {
             free(connections[i]);
         }
     count = alive;
+    allow_files((rlim_t)(count + many) + 100);
     connections = realloc(connections, (size_t)(count + many) * sizeof *connections);
     for (int i = 0; i < many; i++) {
         Connection *c = connections[count + i] = calloc(1, sizeof *c);
@@ -572,78 +601,74 @@ static void do_drop(int many) {
     printf("{\"dropped\": %d}\n", dropped);
 }
 
-static void do_request(const char *hex, int id) {
+static void do_request(Request *r, const char *hex, int id) {
     static const unsigned char mask[4] = {0x37, 0xfa, 0x21, 0x3d};
     size_t length = strlen(hex) / 2;
-    if (length > sizeof frame - 16 || length > 65535) refuse("a request of more than 65535 bytes");
-    payload_at = length < 126 ? 6 : 8;
-    frame_size = payload_at + length;
-    frame[0] = dialect == SOCKETIO ? 0x81 : 0x82;
-    frame[1] = (unsigned char)(0x80 | (length < 126 ? length : 126));
+    if (length > sizeof r->frame - 8) refuse("a request of more than 65528 bytes");
+    r->payload_at = length < 126 ? 6 : 8;
+    r->size = r->payload_at + length;
+    r->frame[0] = dialect == SOCKETIO ? 0x81 : 0x82;
+    r->frame[1] = (unsigned char)(0x80 | (length < 126 ? length : 126));
     if (length >= 126) {
-        frame[2] = (unsigned char)(length >> 8);
-        frame[3] = (unsigned char)length;
+        r->frame[2] = (unsigned char)(length >> 8);
+        r->frame[3] = (unsigned char)length;
     }
-    memcpy(frame + payload_at - 4, mask, 4);
+    memcpy(r->frame + r->payload_at - 4, mask, 4);
     for (size_t i = 0; i < length; i++) {
         unsigned byte;
         if (sscanf(hex + 2 * i, "%2x", &byte) != 1) refuse("the request is not in hexadecimal");
-        frame[payload_at + i] = (unsigned char)byte ^ mask[i & 3];
+        r->frame[r->payload_at + i] = (unsigned char)byte ^ mask[i & 3];
     }
-    id_at = id;
+    r->id_at = id;
     printf("{\"request\": %zu}\n", length);
 }
 
-static void publish(void) {
+/* The first connection sends it, and waits for no answer. */
+static void publish(const Request *what, int many) {
     Connection *c = connections[0];
-    round_left = wanted;
+    uint64_t before = under_way;
+    round_left = (uint64_t)(open_now - 1) * (uint64_t)many;
+    published += (uint64_t)many;
     c->first = c->next = 0;
-    under_way = 0;
-    ask(c, batch, now_ns());
-    c->first = c->next = 0; /* what answers the publisher itself is no matter */
-    under_way = 0;
+    ask(c, what, many, now_ns());
+    c->first = c->next = 0;
+    under_way = before;
 }
 
 static void print_progress(uint64_t since, uint64_t now) {
     uint64_t failed = 0;
     for (size_t i = 0; i < sizeof errors / sizeof *errors; i++) failed += errors[i].count;
-    uint64_t total = 0, seen = 0, half = 0, most = 0;
-    for (int i = 0; i < BUCKETS; i++) total += histogram[i];
-    for (int i = 0; i < BUCKETS; i++) {
-        seen += histogram[i];
-        int shift = i < 256 ? 0 : i / 128 - 1;
-        uint64_t value = ((uint64_t)(i - shift * 128 + 1) << shift) - 1;
-        if (!half && seen * 2 >= total) half = value;
-        if (!most && seen * 100 >= total * 99) most = value;
-    }
     printf("{\"progress\": %.3f, \"messages\": %llu, \"failed\": %llu, \"open\": %d, \"p50\": %llu, \"p99\": %llu}\n",
            (double)(now - since) / SECOND, (unsigned long long)messages, (unsigned long long)failed, open_now,
-           (unsigned long long)half, (unsigned long long)most);
+           (unsigned long long)percentile(histogram, 50), (unsigned long long)percentile(histogram, 99));
     fflush(stdout);
 }
 
-static void do_measure(Mode which, double amount, double warm, double seconds) {
-    if (!open_now || (which == FANOUT && open_now < 2)) refuse("no connections are open");
-    if (!frame_size && dialect != HTTP) refuse("no request was given");
+static void do_measure(Mode which, double amount, double warm, double seconds, int callers, double every) {
+    if (!open_now || ((which == FANOUT || callers) && open_now < 2)) refuse("no connections are open");
+    if ((which == FANOUT || callers) && connections[0]->state != OPEN) refuse("the publisher's connection is lost");
+    if ((!request.size && dialect != HTTP) || (callers && !event.size)) refuse("no request was given");
+    if (callers >= count) refuse("not so many connections were opened");
     if (amount < 1 || (which != PACED && amount > RING / 2) || (dialect == HTTP && which == CLOSED && amount > 1))
         refuse("not a depth, rate or batch to measure with");
     mode = which;
     recording = 0;
     under_way = 0;
     batch = (int)amount;
-    wanted = (uint64_t)(open_now - 1) * (uint64_t)batch;
+    published = 0;
     for (int i = 0; i < count; i++) {
         connections[i]->first = connections[i]->next = 0;
+        connections[i]->heard = 0;
         if (connections[i]->sent) memset(connections[i]->sent, 0, RING * sizeof *connections[i]->sent);
     }
     uint64_t begin = now_ns(), start = begin + (uint64_t)(warm * SECOND), end = start + (uint64_t)(seconds * SECOND);
-    uint64_t cpu = 0, own = 0, turns = 0, told = 0;
+    uint64_t cpu = 0, own = 0, turns = 0, publishes = 0, told = 0;
     double gap = SECOND / amount;
     int robin = 0;
-    if (mode == FANOUT) publish();
+    if (mode == FANOUT) publish(&request, batch);
     if (mode == CLOSED)
         for (int i = 0; i < count; i++)
-            if (connections[i]->state == OPEN) ask(connections[i], batch, now_ns());
+            if (connections[i]->state == OPEN) ask(connections[i], &request, batch, now_ns());
     for (;;) {
         uint64_t now = now_ns();
         if (!recording && now >= start) {
@@ -666,15 +691,25 @@ static void do_measure(Mode which, double amount, double warm, double seconds) {
             while ((due = begin + (uint64_t)((double)turns * gap)) <= now && open_now && !(recording && due >= end)) {
                 turns++;
                 Connection *c;
-                do {
-                    robin = (robin + 1) % count;
-                    c = connections[robin];
-                } while (c->state != OPEN);
+                if (recording) record(lateness, now_ns() - due);
+                if (callers) {
+                    c = connections[robin = 1 + robin % callers];
+                    if (c->state != OPEN) continue; /* one of few; it was counted when it was lost */
+                } else {
+                    do {
+                        robin = (robin + 1) % count;
+                        c = connections[robin];
+                    } while (c->state != OPEN);
+                }
                 if (c->next - c->first >= RING || (dialect == HTTP && c->next != c->first)) {
                     unsent_requests++;
                 } else {
-                    ask(c, 1, due);
+                    ask(c, &request, 1, due);
                 }
+            }
+            if (callers && connections[0]->state == OPEN && begin + (uint64_t)((double)publishes * every * SECOND) <= now) {
+                publishes++;
+                publish(&event, 1);
             }
             wait = due > now + 2000000 ? (int)((due - now) / 1000000) - 1 : 0;
             if (wait > 50) wait = 50;
@@ -682,11 +717,11 @@ static void do_measure(Mode which, double amount, double warm, double seconds) {
         if (is_over) break;
         turn(wait);
         if (mode == FANOUT && !round_left) {
-            if (open_now * (uint64_t)batch < wanted) break;
-            publish();
+            if (connections[0]->state != OPEN || open_now < 2) break;
+            publish(&request, batch);
         }
     }
-    uint64_t stop = now_ns(), done = messages;
+    uint64_t stop = now_ns(), done = messages, heard = events;
     cpu = server_cpu() - cpu;
     own = own_cpu() - own;
     if (!recording) {
@@ -707,10 +742,11 @@ static void do_measure(Mode which, double amount, double warm, double seconds) {
     mode = IDLE;
     recording = 0;
     printf("{\"messages\": %llu, \"seconds\": %.6f, \"cpu\": %.6f, \"own\": %.6f, \"fewest\": %llu, \"most\": %llu, "
-           "\"unsent\": %llu, \"unanswered\": %llu, \"open\": %d, ",
+           "\"unsent\": %llu, \"unanswered\": %llu, \"open\": %d, \"events\": %llu, \"late\": %llu, ",
            (unsigned long long)done, (double)(stop - start) / SECOND, (double)cpu / SECOND, (double)own / SECOND,
            (unsigned long long)(fewest == UINT64_MAX ? 0 : fewest), (unsigned long long)most,
-           (unsigned long long)unsent_requests, (unsigned long long)unanswered, open_now);
+           (unsigned long long)unsent_requests, (unsigned long long)unanswered, open_now, (unsigned long long)heard,
+           (unsigned long long)percentile(lateness, 99));
     print_counts();
     printf("}\n");
 }
@@ -718,19 +754,23 @@ static void do_measure(Mode which, double amount, double warm, double seconds) {
 static void do_command(char *line) {
     char hex[140000];
     int a, b;
-    double x, warm, seconds;
+    double x, warm, seconds, every;
     if (sscanf(line, "open %d %d", &a, &b) == 2 && a > 0 && b > 0) {
         do_open(a, b);
     } else if (sscanf(line, "drop %d", &a) == 1) {
         do_drop(a);
     } else if (sscanf(line, "request %139999s %d", hex, &a) == 2) {
-        do_request(hex, a);
+        do_request(&request, hex, a);
+    } else if (sscanf(line, "event %139999s %d", hex, &a) == 2) {
+        do_request(&event, hex, a);
     } else if (sscanf(line, "closed %lf %lf %lf", &x, &warm, &seconds) == 3) {
-        do_measure(CLOSED, x, warm, seconds);
+        do_measure(CLOSED, x, warm, seconds, 0, 0);
+    } else if (sscanf(line, "paced %lf %lf %lf %d %lf", &x, &warm, &seconds, &a, &every) == 5 && a > 0) {
+        do_measure(PACED, x, warm, seconds, a, every);
     } else if (sscanf(line, "paced %lf %lf %lf", &x, &warm, &seconds) == 3) {
-        do_measure(PACED, x, warm, seconds);
+        do_measure(PACED, x, warm, seconds, 0, 0);
     } else if (sscanf(line, "fanout %lf %lf %lf", &x, &warm, &seconds) == 3) {
-        do_measure(FANOUT, x, warm, seconds);
+        do_measure(FANOUT, x, warm, seconds, 0, 0);
     } else {
         refuse("no such command");
     }
@@ -800,10 +840,10 @@ int main(int argc, char **argv) {
     struct sigaction action = {.sa_handler = on_interrupt};
     sigaction(SIGINT, &action, NULL);
     epoll = epoll_create1(0);
-    struct epoll_event event = {.events = EPOLLIN, .data.ptr = NULL};
+    struct epoll_event input = {.events = EPOLLIN, .data.ptr = NULL};
     static char line[160000];
     size_t have = 0;
-    if (epoll_ctl(epoll, EPOLL_CTL_ADD, 0, &event) < 0) fail("stdin");
+    if (epoll_ctl(epoll, EPOLL_CTL_ADD, 0, &input) < 0) fail("stdin");
     for (;;) {
         char *end;
         while ((end = memchr(line, '\n', have))) {
@@ -811,7 +851,7 @@ int main(int argc, char **argv) {
             /* While a command runs, the next ones wait in the pipe. */
             epoll_ctl(epoll, EPOLL_CTL_DEL, 0, NULL);
             do_command(line);
-            epoll_ctl(epoll, EPOLL_CTL_ADD, 0, &event);
+            epoll_ctl(epoll, EPOLL_CTL_ADD, 0, &input);
             have -= (size_t)(end + 1 - line);
             memmove(line, end + 1, have);
         }

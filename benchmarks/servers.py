@@ -4,6 +4,7 @@ import http.client
 import json
 import os
 import socket
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,6 +64,15 @@ class _Pinned:
         """Bytes that are its own."""
         lines = Path(f"/proc/{self.process.pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
         return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(("Private_", "Swap:")))
+
+    def wait_for_files(self, at_most: int) -> None:
+        """Wait until it has not more than so many files open: until it knows that connections are gone."""
+        deadline = time.monotonic() + START
+        files = Path(f"/proc/{self.process.pid}/fd")
+        while (many := sum(1 for _ in files.iterdir())) > at_most:
+            if time.monotonic() > deadline:
+                raise WrongAnswer(f"{many} files are still open, {START:.0f} s after their connections were lost")
+            time.sleep(0.05)
 
     def load(self, programs: Programs, **options: Any) -> Generator:
         """A generator for it."""

@@ -83,6 +83,7 @@ class Line:
         self._chunk = 1 if on_moved is not None else CHUNK  # a shard's command must stay within one slot
         self._wanted: dict[str, None] = {}
         self._acknowledged: set[str] = set()  # by the connection of now
+        self._due: dict[str, int] = {}  # acknowledgements that this connection is still to give of each channel
         self._coming_back: set[str] = set()  # asked for at the begin of this connection, not yet acknowledged
         self._lost: dict[str, None] = {}  # wanted, and not listened to for a while
         self._found: list[str] = []  # were lost, are listened to again, and nobody was told yet
@@ -159,7 +160,10 @@ class Line:
             self._came_back(channels)
         self._settle(channels)
 
-    def _tell(self, connection: Connection, command: str, channels: Iterable[str]) -> None:
+    def _tell(self, connection: Connection, command: str, channels: Collection[str]) -> None:
+        if command == "SUBSCRIBE":
+            for channel in channels:
+                self._due[channel] = self._due.get(channel, 0) + 1
         chunks = _chunks(channels, self._chunk)
         connection.write(b"".join([pack(self._prefix + command, *chunk) for chunk in chunks]))
 
@@ -188,6 +192,7 @@ class Line:
 
     async def _listen(self) -> None:
         connection = self._connection = await self._connector.open()
+        self._due.clear()
         self._coming_back = set(self._wanted)
         self._tell(connection, "SUBSCRIBE", self._wanted)
         self._came_back(())
@@ -225,9 +230,14 @@ class Line:
         if self._on_moved is None or not reason.startswith("MOVED"):
             raise ConnectionError(f"Redis refuses to let us listen: {reason}")
         slot = int(reason.split()[1])
+        for channel in [channel for channel in self._due if key_slot(channel.encode()) == slot]:
+            del self._due[channel]  # it does not say which one was refused: each one is, as they are in one slot
         self._on_moved([channel for channel in self._wanted if key_slot(channel.encode()) == slot], reason)
 
     def _subscribed(self, channel: str) -> None:
+        if (due := self._due.pop(channel, 1) - 1) > 0:
+            self._due[channel] = due
+            return  # what it was given for may have been left since; the one that counts comes last
         if channel in self._wanted:
             self._acknowledged.add(channel)
             if self._lost.pop(channel, False) is None:

@@ -156,7 +156,8 @@ class Server:
         except BROKEN as broken:
             error = broken
         finally:
-            self._pipe.lose(error)
+            if self._ears is ears:  # else what was heard of is lost already, and there may be a new connection
+                self._pipe.lose(error)
             await ears.close()
 
     def _learn(self, message: Any) -> None:

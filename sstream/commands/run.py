@@ -14,7 +14,7 @@ from tornado.netutil import bind_sockets
 
 from sstream.application import Application
 from sstream.commands.supervisor import HURRY, Leash, Supervisor
-from sstream.commands.target import load
+from sstream.commands.target import load, their_code
 from sstream.errors import ConfigurationError
 from sstream.pubsub import MemoryBroker
 from sstream.serving import LOOPS, loop_factory, serve_until_signal, urls_of
@@ -118,10 +118,12 @@ async def serve(options: argparse.Namespace, sockets: list[socket.socket], leash
 
     Raises:
         ConfigurationError: There is no such application, or it cannot run in several processes.
+        SStreamError: Its own code has failed.
     """
     application = load(options.app)
     if inspect.isawaitable(application):
-        application = await application
+        with their_code(options.app):
+            application = await application
     if not isinstance(application, Application):
         raise ConfigurationError(f"{options.app!r} is a {type(application).__name__}, not a sstream.Application")
     # After the application is loaded: if it has said how to log, this changes nothing.

@@ -158,7 +158,10 @@ class Supervisor:
                 child = await self._start()
             except OSError as error:
                 if not self._up:
-                    raise
+                    _log.error("no process can be started: %s", error)
+                    self._status = 1
+                    self._end()
+                    break
                 # There is no process, memory or descriptor left now; there may be again.
                 _log.error("no process can be started: %s; another attempt in %.1f s", error, pause)
                 await _one_of(self._ending, timeout=pause)

@@ -129,6 +129,16 @@ async def test_if_the_first_never_comes_up_no_other_is_tried_and_its_status_is_t
     assert len(pids(notes)) == 1
 
 
+async def test_if_the_first_cannot_even_be_started_that_is_told_in_one_line(notes, listening, expect_log):
+    line = expect_log("no process can be started: .*No such file or directory", count=1)
+
+    status = await within(Supervisor(["/nowhere/python"], 2, [listening]).run(), "it did not end")
+
+    assert status == 1
+    assert line.records[0].exc_info is None
+    assert pids(notes) == []
+
+
 async def test_one_that_does_not_end_in_its_time_is_killed(notes, listening, expect_log, monkeypatch):
     monkeypatch.setattr(supervisor, "MARGIN", 0.1)
     line = expect_log("does not end and is killed", count=1)

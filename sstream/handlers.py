@@ -109,6 +109,12 @@ class SessionMixin(RequestHandler):
         self._session = None
         self._is_unset = True
 
+    @property
+    def session_at_hand(self) -> Session | None:
+        """The session if it is loaded, for who watches: nobody is asked, and nothing is raised."""
+        connection = self._connection_session
+        return self._session if connection is None else connection.current
+
     def _why_no_session(self) -> str:
         name = type(self).__name__
         if self._is_unset:

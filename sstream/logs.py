@@ -37,8 +37,7 @@ scope: ContextVar[Scope | None] = ContextVar("sstream_scope", default=None)
 
 def session_name(handler: Any) -> str | None:
     """What stands in logs for the session of a handler: eight hex digits that do not lead back to its id."""
-    connection = getattr(handler, "_connection_session", None)
-    session = getattr(handler, "_session", None) if connection is None else connection.current
+    session = getattr(handler, "session_at_hand", None)
     return log_name(session.id) if session is not None and not session.is_new else None
 
 
@@ -75,7 +74,10 @@ def _trace(record: logging.LogRecord) -> str | None:
 
 
 class JSONFormatter(logging.Formatter):
-    """A line of JSON for each record: time, level, logger, message, and the fields of `Fields` that are there."""
+    """A line of JSON for each record: time, level, logger, message, and the fields of `Fields` that are there.
+
+    An exception stands under ``exception``, and what ``stack_info=True`` asks for under ``stack``.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
@@ -87,4 +89,6 @@ class JSONFormatter(logging.Formatter):
         line |= {name: value for name in FIELDS if (value := getattr(record, name, None)) is not None}
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
+        if record.stack_info:
+            line["stack"] = self.formatStack(record.stack_info)
         return json.dumps(line, ensure_ascii=False, default=str)

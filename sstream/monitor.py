@@ -44,6 +44,7 @@ class Monitor:
         self._collector = self._metrics.Collector(application) if self._metrics is not None else None
         self._tracer = _load("tracing", "opentelemetry-api").Tracer() if watch.tracing else None
         self._pages: weakref.WeakKeyDictionary[HTTPServerRequest, Any] = weakref.WeakKeyDictionary()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._servers: list[HTTPServer] = []
         if watch.tracing or watch.log_fields:
@@ -77,10 +78,14 @@ class Monitor:
 
     def start(self) -> None:
         """Begin to measure, and to listen."""
+        self._loop = asyncio.get_running_loop()
         if self._watch.metrics_port is not None:
             self._listen_near(self._watch.metrics_port)
-        if self._is_on:
-            self._wind(asyncio.get_running_loop())
+        self._measure()
+
+    def _measure(self) -> None:
+        if self._is_on and self._loop is not None and self._timer is None:
+            self._wind(self._loop)
 
     def _listen_near(self, first: int) -> None:
         """Listen at the first port that is free: of several processes on a machine each gets one."""
@@ -95,7 +100,11 @@ class Monitor:
         raise ConfigurationError(f"metrics_port={first}: {_PORTS} ports from there on are taken")
 
     def listen(self, port: int, address: str = "127.0.0.1") -> HTTPServer:
-        """Serve the metrics of this process at a port of their own, to everybody who can reach it."""
+        """Serve the metrics of this process at a port of their own, to everybody who can reach it.
+
+        How long store and broker take is measured only where the `Watch` asks for metrics or tracing: they are made
+        with the application.
+        """
         if self._metrics is None:
             self._metrics = _load("metrics", "sstream[metrics]")
             self._collector = self._metrics.Collector(self._application)
@@ -105,6 +114,8 @@ class Monitor:
         server = HTTPServer(tornado.web.Application([page], log_function=_quietly))
         server.add_socket(listening)
         self._servers.append(server)
+        self._is_on = True
+        self._measure()
         return server
 
     async def close(self) -> None:
@@ -116,6 +127,7 @@ class Monitor:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self._loop = None
 
     def _wind(self, loop: asyncio.AbstractEventLoop) -> None:
         self._timer = loop.call_at(loop.time() + _TICK, self._tick, loop, loop.time() + _TICK)

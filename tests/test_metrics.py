@@ -234,6 +234,18 @@ async def test_each_process_on_a_machine_takes_a_port_of_its_own() -> None:
         assert (await Browser(f"http://127.0.0.1:{ports[0]}").get("/")).status == 404
 
 
+async def test_a_port_that_is_asked_for_in_code_shows_how_late_the_loop_is() -> None:
+    async with serve(application(watch=Watch())) as site:
+        server = site.app.monitor.listen(0)
+        (port,) = (listening.getsockname()[1] for listening in server._sockets.values())
+        browser = Browser(f"http://127.0.0.1:{port}")
+
+        async def lag_is_seen() -> bool:
+            return bool(value(read((await browser.get(PATH)).text), "sstream_event_loop_lag_seconds_count"))
+
+        await eventually(lag_is_seen, "no lag was measured")
+
+
 async def test_no_id_of_a_session_stands_in_the_metrics() -> None:
     async with serve(application()) as site:
         browser = site.browser()

@@ -280,17 +280,21 @@ async def test_a_line_of_nobody_has_no_fields(lines: io.StringIO) -> None:
         assert of(lines, "outside") == dict.fromkeys(("socket", "method", "session", "trace"))
 
 
-def test_a_line_of_json_has_its_exception() -> None:
+def test_a_line_of_json_has_its_exception_and_its_stack() -> None:
     try:
         raise ValueError("broken")
     except ValueError as error:
-        record = logging.LogRecord("shop", logging.ERROR, __file__, 1, "it is %s", ("bad",), (ValueError, error, None))
+        trouble = (ValueError, error, None)
+        record = logging.LogRecord(
+            "shop", logging.ERROR, __file__, 1, "it is %s", ("bad",), trouble, sinfo="Stack: here"
+        )
 
     line = json.loads(JSONFormatter().format(record))
 
     assert line["message"] == "it is bad"
     assert line["level"] == "error"
     assert "ValueError: broken" in line["exception"]
+    assert line["stack"] == "Stack: here"
 
 
 async def test_a_busy_run_tells_no_id_no_secret_and_no_payload(

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+import sstream
 from sstream import settings
 from sstream.application import Application
 from sstream.commands.redis_checkup import check_redis
@@ -21,13 +22,13 @@ from sstream.commands.servers import add_url
 from sstream.errors import ConfigurationError
 from sstream.session.options import DEFAULT_SECRET, SessionOptions
 from sstream.version import __version__
-from sstream.websocket import speedups
 
 __all__ = ["add_command"]
 
 _OLDEST: Final = (3, 11)
 _NEWEST: Final = (3, 13)
 _FEW_FILES: Final = 4096
+_C_PARTS: Final = {"websocket": "sockets take", "rpc": "calls of coroutine functions take"}
 _SHORTEST_SECRET: Final = 16  # characters
 # Variables that are ours and no settings.
 _OTHERS: Final = {"SSTREAM_PURE_PYTHON", "SSTREAM_REDIS_URL"}
@@ -47,7 +48,8 @@ def add_command(commands: Any) -> None:
 
 def examine(options: argparse.Namespace) -> int:
     """Print what is found; tell whether all is well."""
-    findings = [check_python(), *check_packages(), check_speedups(), check_uvloop(), check_files(), *check_settings()]
+    findings = [check_python(), *check_packages(), *check_speedups(), check_uvloop(), check_files()]
+    findings += check_settings()
     findings += check_redises(options.redis)
     print_report(f"sstream {__version__}", findings)
     return 1 if any(finding.mark is Mark.WRONG for finding in findings) else 0
@@ -97,22 +99,29 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r"\d+", version)[:3])
 
 
-def check_speedups() -> Finding:
-    """Is the part in C at work, and if not, why?"""
-    if speedups.parser_class is not speedups.TornadoParser:
-        return Finding(Mark.GOOD, "C part", "at work")
+def check_speedups() -> Iterator[Finding]:
+    """Are the parts in C at work, and if not, why?"""
+    for wing, takes in _C_PARTS.items():
+        module = f"sstream.{wing}._speedups"
+        subject = f"C part, {wing}"
+        # What is at work was imported by what works with it.
+        if module in sys.modules:
+            yield Finding(Mark.GOOD, subject, "at work")
+        else:
+            yield Finding(Mark.DOUBT, subject, f"{_why_absent(module)}; without it {takes} more CPU time")
+
+
+def _why_absent(module: str) -> str:
     if os.environ.get("SSTREAM_PURE_PYTHON") == "1":
-        return Finding(Mark.DOUBT, "C part", "left out, as SSTREAM_PURE_PYTHON=1 asks: sockets take more CPU time")
-    folder = Path(speedups.__file__).parent
+        return "left out, as SSTREAM_PURE_PYTHON=1 asks"
+    folder = Path(sstream.__file__).parent / module.split(".")[1]
     ours = folder / f"_speedups{sysconfig.get_config_var('EXT_SUFFIX')}"
     others = sorted(file.name for file in folder.glob("_speedups.*.so"))
     if ours.exists():
-        why = f"{ours.name} is there and cannot be loaded: python -c 'import sstream.websocket._speedups' says why"
-    elif others:
-        why = f"built for another Python ({', '.join(others)}): install sstream anew with this one"
-    else:
-        why = "not built: install sstream anew where there is a C compiler, or from a wheel for this machine"
-    return Finding(Mark.DOUBT, "C part", f"{why}; without it sockets take more CPU time")
+        return f"{ours.name} is there and cannot be loaded: python -c 'import {module}' says why"
+    if others:
+        return f"built for another Python ({', '.join(others)}): install sstream anew with this one"
+    return "not built: install sstream anew where there is a C compiler, or from a wheel for this machine"
 
 
 def check_uvloop() -> Finding:

@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 import redis
 
+import sstream
 from sstream.__main__ import main
 from sstream.commands import doctor, redis_checkup
 from sstream.commands.report import Finding, Mark
 from sstream.commands.servers import ask, connections_to
 from sstream.testing import RedisServer
-from sstream.websocket import speedups
 
 SECRET = "a test's own secret"
 RIGHTS = "user default off\nuser sstream on >hush ~sess:* ~sstream:* &sstream:* &__redis__:invalidate "
@@ -51,7 +51,9 @@ def test_all_is_well_with_a_redis_and_a_secret(
 
     report = examine()
 
-    assert {mark for subject, (mark, _) in report.items() if subject not in {"C part", "open files"}} == {"✓"}
+    assert {
+        mark for subject, (mark, _) in report.items() if not subject.startswith("C part") and subject != "open files"
+    } == {"✓"}
     assert report["tornado"][1] == importlib.metadata.version("tornado")
     assert report["secret"][1] == "one of your own"
     assert report["SSTREAM_SESSION_SECRET"][1] == "(not shown)"
@@ -164,21 +166,28 @@ def test_packages_that_are_missing_or_too_old_are_errors(monkeypatch: pytest.Mon
     assert "uvloop" not in findings
 
 
-def test_a_missing_c_part_is_explained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(speedups, "parser_class", speedups.TornadoParser)
-    monkeypatch.setattr(speedups, "__file__", str(tmp_path / "speedups.py"))
+@pytest.mark.parametrize("wing", ["websocket", "rpc"])
+def test_a_missing_c_part_is_explained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, wing: str) -> None:
+    def explained() -> str:
+        return next(finding.text for finding in doctor.check_speedups() if finding.subject == f"C part, {wing}")
+
+    monkeypatch.setitem(sys.modules, f"sstream.{wing}._speedups", sstream)
+    assert explained() == "at work"
+
+    monkeypatch.delitem(sys.modules, f"sstream.{wing}._speedups")
+    monkeypatch.setattr(sstream, "__file__", str(tmp_path / "__init__.py"))
     monkeypatch.delenv("SSTREAM_PURE_PYTHON", raising=False)
+    (tmp_path / wing).mkdir()
+    assert explained().startswith("not built: ")
 
-    assert doctor.check_speedups().text.startswith("not built: ")
+    (tmp_path / wing / "_speedups.cpython-39-other.so").touch()
+    assert explained().startswith("built for another Python (_speedups.cpython-39-other.so)")
 
-    (tmp_path / "_speedups.cpython-39-other.so").touch()
-    assert doctor.check_speedups().text.startswith("built for another Python (_speedups.cpython-39-other.so)")
-
-    (tmp_path / f"_speedups{sysconfig.get_config_var('EXT_SUFFIX')}").touch()
-    assert "cannot be loaded" in doctor.check_speedups().text
+    (tmp_path / wing / f"_speedups{sysconfig.get_config_var('EXT_SUFFIX')}").touch()
+    assert f"python -c 'import sstream.{wing}._speedups' says why" in explained()
 
     monkeypatch.setenv("SSTREAM_PURE_PYTHON", "1")
-    assert doctor.check_speedups().text.startswith("left out")
+    assert explained().startswith("left out")
 
 
 def test_a_missing_uvloop_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,10 +1,11 @@
 """What the inspector shows: every second a snapshot, for as long as anybody watches."""
 
 import asyncio
+import heapq
 import itertools
 import time
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from sstream.counters import BOUNDS
@@ -213,24 +214,37 @@ class Feed:
         of_it = (change for change in self._changes if session in {None, change["session"]})
         return list(itertools.islice(of_it, _TOLD))
 
-    def who(self) -> dict[str, Any]:
-        """The sockets, channels and users of this process."""
+    def who(self, names: str = "") -> dict[str, Any]:
+        """The sockets, channels and users of this process; so many are looked at closely, however many there are.
+
+        Args:
+            names: Whom to list before all others: ids of sockets, users or channels, with blanks between.
+        """
         hub = self._application.hub
-        sockets = [
-            _describe(socket, hub.topics_of(socket))
-            for socket in self._application.sockets.values()
-            if not isinstance(socket, Own)
-        ]
-        sizes = {topic: len(hub.sockets_of(topic)) for topic in hub.topics if topic.startswith(("channel:", "user:"))}
-        ordered = sorted(sizes.items(), key=lambda item: (-item[1], item[0]))
+        sockets = [socket for socket in self._application.sockets.values() if not isinstance(socket, Own)]
+        stuck = heapq.nlargest(_LISTED, (socket for socket in sockets if socket.queued), key=lambda one: one.queued)
+        listed = itertools.islice(dict.fromkeys((*self._named(names), *stuck, *sockets[:_LISTED])), _LISTED)
+        described = [_describe(socket, hub.topics_of(socket)) for socket in listed]
         # Who does not read comes first; but for that a row stays where it is.
-        sockets.sort(key=lambda socket: (-socket["queued"], socket["user"] or "~", socket["id"]))
+        described.sort(key=lambda socket: (-socket["queued"], socket["user"] or "~", socket["id"]))
         return {
-            "sockets": sockets[:_LISTED],
-            "hidden": max(len(sockets) - _LISTED, 0),
-            "channels": [(name[8:], size) for name, size in ordered if name.startswith("channel:")][:_LISTED],
-            "users": [(name[5:], size) for name, size in ordered if name.startswith("user:")][:_LISTED],
+            "sockets": described,
+            "hidden": len(sockets) - len(described),
+            "channels": self._largest("channel:"),
+            "users": self._largest("user:"),
         }
+
+    def _named(self, names: str) -> Iterator[Any]:
+        hub = self._application.hub
+        for name in names.split():
+            socket = self._application.sockets.get(name)
+            found = (*([socket] if socket is not None else ()), *hub.sockets_of(f"user:{name}"))
+            yield from (one for one in (*found, *hub.sockets_of(f"channel:{name}")) if not isinstance(one, Own))
+
+    def _largest(self, prefix: str) -> list[tuple[str, int]]:
+        hub = self._application.hub
+        sizes = ((topic.removeprefix(prefix), hub.size_of(topic)) for topic in hub.topics if topic.startswith(prefix))
+        return heapq.nsmallest(_LISTED, sizes, key=lambda item: (-item[1], item[0]))
 
 
 class Own:

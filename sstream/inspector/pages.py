@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from tornado.web import HTTPError, RequestHandler
 
 from sstream.errors import FORBIDDEN, RPCError
-from sstream.handlers import RPCHandler, SessionMixin, is_origin
+from sstream.handlers import RPCHandler, SessionMixin, is_origin, is_same_origin
 from sstream.inspector.feed import OWN, Feed, Own
 from sstream.logs import session_name
 from sstream.rpc.middleware import Next, Request
@@ -124,11 +124,17 @@ class _Socket(Own, RPCHandler):
         self._inspector = inspector
 
     async def prepare(self) -> None:
+        # Who may open the application's sockets, `trusted_origins`, is not let in to everybody's for that.
+        is_from_page = "Origin" in self.request.headers or "Sec-Websocket-Origin" in self.request.headers
+        if is_from_page and not is_same_origin(self._is_https(), self.request.host, self.request.headers):
+            raise HTTPError(403, reason="Cross-origin websocket refused")
         await super().prepare()
         access = await self._inspector.access(self)
         if access is None:
             raise HTTPError(404)
         self._access = access
+        connection: Any = self.request.connection  # not its own any more once the handshake is done
+        self._address = connection.stream.socket.getsockname()
 
     async def renew_access(self) -> None:
         """Look again what this visitor may do; raises if that is nothing any more."""
@@ -143,6 +149,7 @@ class _Socket(Own, RPCHandler):
         """Which process this is, and what the visitor may do."""
         return {
             "host": socket.gethostname(),
+            "port": self._address[1] if isinstance(self._address, tuple) else None,  # none of a Unix socket
             "pid": os.getpid(),
             "started": _STARTED,
             "version": __version__,
@@ -163,9 +170,9 @@ class _Socket(Own, RPCHandler):
             await feed.aclose()
 
     @rpc(name=f"{OWN}who")
-    async def who(self) -> dict[str, Any]:
-        """Sockets, channels and users."""
-        return self._inspector.feed.who()
+    async def who(self, names: str = "") -> dict[str, Any]:
+        """Sockets, channels and users; those that are named before all others."""
+        return self._inspector.feed.who(names)
 
     @rpc(name=f"{OWN}calls")
     async def calls(self) -> dict[str, Any]:

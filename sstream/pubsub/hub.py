@@ -190,6 +190,11 @@ class Hub:
         entry = self._topics.get(topic)
         return () if entry is None else tuple(entry.members)
 
+    def size_of(self, topic: str) -> int:
+        """How many sockets of this process are bound to ``topic``."""
+        entry = self._topics.get(topic)
+        return 0 if entry is None else len(entry.members)
+
     @property
     def waiting(self) -> int:
         """Events that wait to be handed to their sockets."""

@@ -1,12 +1,15 @@
 """What the inspector tells by its websocket, and to whom."""
 
 import asyncio
+import os
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from tornado.httpclient import HTTPClientError
 
 from sstream import Access, Application, MemoryStore, RPCError, RPCHandler, SessionOptions, Watch, load_session, rpc
+from sstream.inspector import feed
 from sstream.inspector.feed import Feed
 from sstream.session.commits import log_name
 from sstream.testing import Browser, Closed, Site, Socket, SocketClosed, StoreProbe, eventually, serve
@@ -74,6 +77,45 @@ async def test_it_tells_who_is_there_and_not_itself() -> None:
         assert who["channels"] == [["lobby", 1]]
         assert who["users"] == [["ann", 1]]
         assert browser.sid not in repr(who)
+
+
+async def test_of_many_sockets_it_looks_at_a_few_and_at_those_that_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feed, "_LISTED", 2)
+    async with serve(application()) as site:
+        sockets = [await site.browser().connect() for _ in range(5)]
+        await sockets[3].call("enter", "lobby")
+        ids = [socket.handler.id for socket in sockets]
+        inspector = await site.browser().connect(f"{PATH}/ws")
+
+        first = await ask(inspector, "who")
+        named = await ask(inspector, "who", f"lobby {ids[4]}")
+
+        assert {one["id"] for one in first["sockets"]} == set(ids[:2])
+        assert first["hidden"] == 3
+        assert {one["id"] for one in named["sockets"]} == set(ids[3:])
+        assert named["hidden"] == 3
+        assert first["channels"] == [["lobby", 1]]
+
+
+async def test_it_says_which_process_answers_and_where() -> None:
+    async with serve(application()) as site:
+        about = await ask(await site.browser().connect(f"{PATH}/ws"), "about")
+
+        assert about["pid"] == os.getpid()
+        assert about["port"] == urlsplit(site.url).port
+
+
+@pytest.mark.parametrize("headers", [{}, {"Sec-Fetch-Site": "cross-site"}])
+async def test_a_trusted_origin_is_not_let_in(headers: dict[str, str]) -> None:
+    async with serve(application(trusted_origins=["https://shop.example"])) as site:
+        headers = {"Origin": "https://shop.example"} | headers
+        await site.browser().connect(headers=headers)
+
+        with pytest.raises(HTTPClientError, match="403"):
+            await site.browser().connect(f"{PATH}/ws", headers=headers)
+
+        inspector = await site.browser().connect(f"{PATH}/ws", headers={"Origin": site.url})
+        assert (await ask(inspector, "about"))["act"] is True
 
 
 async def test_it_streams_rates_and_remembers_slow_failed_and_changed() -> None:

@@ -224,7 +224,7 @@ function showWho() {
   for (const id of shown.keys()) if (!here.has(id)) shown.delete(id);
   write(nobody, who.sockets.length ? "None of them is like that." : "Nobody is here.");
   arrange($("sockets"), found.length ? found.map(showSocket) : [nobody]);
-  $("hidden").textContent = who.hidden ? `and ${number(who.hidden)} more` : "";
+  $("hidden").textContent = who.hidden ? `and ${number(who.hidden)} more: write the whole name of a user or a channel, or the id of a socket, to find it` : "";
   for (const [id, none] of [["channels", "Nobody listens to a channel."], ["users", "Nobody has logged in."]]) {
     const most = Math.max(...who[id].map(([, size]) => size), 1);
     const items = who[id].slice(0, 12).map(([name, size]) => make("li", {}, bar(size / most), make("span", { class: "name" }, name), String(size)));
@@ -302,7 +302,7 @@ async function endSession() {
 }
 
 async function readWho() {
-  who = await ask("who");
+  who = await ask("who", $("filter").value);
   showWho();
 }
 
@@ -322,7 +322,9 @@ function tell(state, text) {
 
 async function follow() {
   me = await ask("about");
-  $("process").replaceChildren("This is ", make("strong", {}, `${me.host}, process ${me.pid}`), `, up since ${new Date(me.started * 1000).toLocaleString()} · sstream ${me.version}, Python ${me.python}`);
+  const place = me.port === null ? me.host : `${me.host}, port ${me.port}`;
+  document.title = `Inspector: ${place}, process ${me.pid}`;
+  $("process").replaceChildren("This process alone: ", make("strong", {}, `${place}, process ${me.pid}`), `, up since ${new Date(me.started * 1000).toLocaleString()} · sstream ${me.version}, Python ${me.python}`);
   await Promise.all([readWho(), readSession()]);
   for await (const item of socket.stream(`${OWN}watch`)) {
     if (item.past) past = item.past;

@@ -1,4 +1,5 @@
-"""The benchmarks' command line: ``python -m benchmarks run``, ``load``, ``check``, ``report``, ``instructions``.
+"""The benchmarks' command line: ``python -m benchmarks run``, ``load``, ``check``, ``compare``, ``report``,
+``instructions``.
 
 All load goes to 127.0.0.1, for a bounded time.
 """
@@ -11,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from benchmarks import check, instructions, own_server, report
+from benchmarks import check, compare, instructions, own_server, report
 from benchmarks.contenders import CONTENDERS
 from benchmarks.generator import CompilerMissing, GeneratorError
 from benchmarks.suite import FULL, QUICK, Plan, Step, run, schedule
@@ -47,8 +49,10 @@ def run_with_progress(plan: Plan) -> dict[str, Any]:
         progress.update(task, completed=total)
     for warning in result["noise"]["warnings"]:
         console.print(f"[yellow]noisy[/]: {warning}", highlight=False)
+    for left_out in result["left_out_for_time"]:
+        console.print(f"[yellow]left out for time[/]: round {left_out}", highlight=False)
     for failure in result["failures"]:
-        console.print(f"[red]failed[/]: {failure}", highlight=False, markup=True)
+        console.print(f"[red]failed[/]: {escape(failure)}", highlight=False)
     return result
 
 
@@ -122,6 +126,10 @@ def main(arguments: list[str] | None = None) -> int:
     )
     check.add_arguments(command)
     command.set_defaults(do=lambda options: check.main(options, run_with_progress))
+
+    command = commands.add_parser("compare", help="two stored runs: do the ratios to raw Tornado hold?")
+    compare.add_arguments(command)
+    command.set_defaults(do=compare.main)
 
     command = commands.add_parser("instructions", help="instructions of parser, dispatcher and hub, by valgrind")
     command.set_defaults(do=lambda options: instructions.main())

@@ -5,12 +5,27 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["GOALS", "OURS", "Goal", "Result", "median", "ratio", "spread", "study_median", "values"]
+__all__ = [
+    "BASE",
+    "BEST",
+    "CELLS",
+    "GOALS",
+    "OURS",
+    "Goal",
+    "Result",
+    "median",
+    "ratio",
+    "spread",
+    "study_median",
+    "values",
+]
 
 Result = Mapping[str, Any]
 
 BASE = "tornado"
 OURS = ("sstream-python", "sstream-python-uvloop", "sstream", "sstream-uvloop")
+# What is compared from run to run.
+CELLS = ("small_1", "small_16", "large_1", "large_16", "fanout_1", "fanout_16")
 # What is compared with the goals: everything that helps is on.
 BEST, PURE = "sstream-uvloop", "sstream-python-uvloop"
 
@@ -90,6 +105,16 @@ def _of(contender: str, cell: str, base: str = BASE) -> Callable[[Result], float
     return lambda result: ratio(result, cell, contender, base)
 
 
+def _to_base(cell: str, other: str) -> Callable[[Result], float | None]:
+    """A cell as a multiple of another one of raw Tornado, which has no such cell."""
+
+    def find(result: Result) -> float | None:
+        own, base = median(result, cell, BEST), median(result, other, BASE)
+        return own / base if own is not None and base else None
+
+    return find
+
+
 GOALS: tuple[Goal, ...] = (
     Goal("calls, D=1, to raw Tornado", _of(BEST, "small_1"), 9),
     Goal("calls, D=16, to raw Tornado", _of(BEST, "small_16"), 25),
@@ -103,8 +128,11 @@ GOALS: tuple[Goal, ...] = (
     Goal("0.9 KB calls, D=16, to raw Tornado", _of(BEST, "large_16"), 8),
     Goal("fan-out, one publish, to raw Tornado", _of(BEST, "fanout_1"), 5),
     Goal("fan-out, 16 publishes at once, to raw Tornado", _of(BEST, "fanout_16"), 80),
+    Goal("fan-out through Redis, one publish, to raw Tornado", _to_base("fanout_redis_1", "fanout_1"), 5),
+    Goal("fan-out through Redis, 16 publishes at once, to raw Tornado", _to_base("fanout_redis_16", "fanout_16"), 80),
     Goal("p99 of 50 connections, D=1", _best("small_1", "p99", 1e-3), 0.7, "ms", at_most=True),
     Goal("p99 of 50 connections, D=16", _best("small_16", "p99", 1e-3), 2.1, "ms", at_most=True),
+    Goal("p99 of calls while thousands hear events", _best("beside_events", "p99", 1e-3), 50, "ms", at_most=True),
     Goal("memory of an idle connection", _best("idle", "bytes", 1 / 1024), 5, "KB", at_most=True),
     Goal(
         "memory of an idle connection, session loaded", _best("session_idle", "bytes", 1 / 1024), 5, "KB", at_most=True

@@ -52,33 +52,11 @@ def _parser(name: str) -> Run:
 
 
 def _calls(method: str) -> Run:
+    from benchmarks.dispatch import Handler
     from sstream.limits import Limits
     from sstream.rpc.codec import MSGPACK
     from sstream.rpc.dispatch import Calls
-    from sstream.rpc.middleware import load_session
-    from sstream.rpc.registry import Registry, rpc
-
-    class Handler:
-        id = "benchmark"
-        touched = False
-
-        @rpc
-        def add(self, a: int, b: int) -> int:
-            return a + b
-
-        @rpc
-        async def add_async(self, a: int, b: int) -> int:
-            return a + b
-
-        @rpc(use=[load_session])
-        def add_with_session(self, a: int, b: int) -> int:
-            return a + b
-
-        def session_now(self) -> object:
-            return self
-
-        def session_settled(self) -> bool:
-            return True
+    from sstream.rpc.registry import Registry
 
     replies: list[bytes | str] = []
     payload = MSGPACK.encode([0, 300, method, [2, 3]])

@@ -65,11 +65,14 @@ class _Pinned:
         lines = Path(f"/proc/{self.process.pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
         return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(("Private_", "Swap:")))
 
+    def count_files(self) -> int:
+        """How many files it has open, connections among them."""
+        return sum(1 for _ in Path(f"/proc/{self.process.pid}/fd").iterdir())
+
     def wait_for_files(self, at_most: int) -> None:
         """Wait until it has not more than so many files open: until it knows that connections are gone."""
         deadline = time.monotonic() + START
-        files = Path(f"/proc/{self.process.pid}/fd")
-        while (many := sum(1 for _ in files.iterdir())) > at_most:
+        while (many := self.count_files()) > at_most:
             if time.monotonic() > deadline:
                 raise WrongAnswer(f"{many} files are still open, {START:.0f} s after their connections were lost")
             time.sleep(0.05)

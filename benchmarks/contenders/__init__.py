@@ -102,7 +102,6 @@ CONTENDERS: dict[str, Contender] = {
         dialect="socketio",
         path=_SOCKETIO,
         needs=("npm:socket.io", "npm:express"),
-        crowd=True,
     ),
     "express": Contender(
         label="express-session + socket.io",

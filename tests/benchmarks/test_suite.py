@@ -2,14 +2,21 @@
 
 import argparse
 import json
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, Self
 
 import pytest
 
-from benchmarks import check, report, suite
-from benchmarks.figures import Goal, median, ratio, spread
+from benchmarks import check, compare, report, suite
+from benchmarks.__main__ import main
+from benchmarks.contenders import Contender
+from benchmarks.figures import GOALS, Goal, median, ratio, spread
+from benchmarks.generator import Measurement, Opened
+from benchmarks.servers import WrongAnswer
 
 TINY = replace(
     suite.QUICK,
@@ -36,21 +43,158 @@ def test_contenders_take_turns_within_each_round() -> None:
     turns = [(step.phase, step.round, step.contender) for step in steps if step.phase == "calls"]
 
     assert left_out == {}
-    assert turns == [("calls", at, name) for at in (0,) for name in ("echo", "tornado", "sstream")]
+    assert turns == [("calls", 0, name) for name in ("echo", "tornado", "sstream")]
     assert all(step.estimate > 0 for step in steps)
 
 
-def test_full_run_is_planned_for_at_most_a_quarter_of_an_hour(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(suite, "missing", lambda contender: None)
+class Clock:
+    """Stands for `time`; what is measured moves it."""
 
-    assert sum(step.estimate for step in suite.schedule(suite.FULL)[0]) <= 15 * 60
-    assert sum(step.estimate for step in suite.schedule(suite.QUICK)[0]) <= 2 * 60
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+class FakeServer:
+    """A server and a generator that have all they are asked for at once, but on the clock."""
+
+    pid = 0
+
+    def __init__(self, clock: Clock, slow: float, contender: Contender | None = None) -> None:
+        self.clock, self.slow = clock, slow
+        self.is_bad = contender is not None and contender.label == "aiohttp"
+        clock.sleep(1.0 * slow)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def load(self, *args: object, **options: object) -> Self:
+        return self
+
+    def cookies(self, count: int) -> list[str]:
+        return ["a=b"] * count
+
+    def call(self, *args: object, **options: object) -> int:
+        return 1
+
+    def page(self, *args: object) -> str:
+        return "hello fred, 2"
+
+    def memory(self) -> int:
+        return 1_000_000
+
+    def count_files(self) -> int:
+        return 100
+
+    def nothing(self, *args: object, **options: object) -> None:
+        pass
+
+    wait_for_files = drop = request = nothing
+
+    def open(self, connections: int, window: int = 1) -> Opened:
+        self.clock.sleep(connections / 1_000 * self.slow)
+        return Opened(opened=connections, seconds=1.0, cpu=1.0, own=1.0)
+
+    def closed(self, *args: float, **options: object) -> Measurement:
+        self.clock.sleep(args[1] + 0.1)
+        errors = {"error 4050": 1} if self.is_bad and args[0] == 16 else {}
+        return Measurement(
+            messages=9, seconds=1.0, cpu=1.0, own=0.5, fewest=1, most=1, unsent=0, unanswered=0, open=9, errors=errors
+        )
+
+    fanout = closed
+    paced = paced_beside_events = closed
+
+
+@pytest.fixture
+def dry(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
+    """A whole run of a plan that measures nothing; how many times slower than usual the machine is can be said."""
+
+    def run(plan: suite.Plan, slow: float = 1.0) -> dict[str, Any]:
+        clock = Clock()
+        store = {f"RedisStore.{name}": {"us": [1.0]} for name in ("get", "swap", "touch")}
+
+        def study(redis: str, rounds: int) -> dict[str, dict[str, list[float]]]:
+            clock.sleep(8.0 * slow)
+            return store
+
+        monkeypatch.setattr(suite, "time", clock)
+        monkeypatch.setattr(suite, "missing", lambda contender: None)
+        monkeypatch.setattr(suite, "pin_to_load_core", lambda: None)
+        monkeypatch.setattr(suite, "RedisServer", lambda: nullcontext(SimpleNamespace(url="")))
+        monkeypatch.setattr(suite, "BareEcho", lambda programs: FakeServer(clock, slow))
+        monkeypatch.setattr(suite, "Server", lambda name, contender, redis=None: FakeServer(clock, slow, contender))
+        monkeypatch.setattr(suite, "STUDIES", {name: (study, cost) for name, (_, cost) in suite.STUDIES.items()})
+        return json.loads(report.dump(suite.run(plan, lambda number, step: None)))
+
+    return run
+
+
+def test_full_run_measures_every_goal_and_every_column(dry: Callable[..., dict[str, Any]]) -> None:
+    result = dry(suite.FULL)
+
+    assert [goal.what for goal in GOALS if goal.find(result) is None] == []
+    assert [
+        column.cell for _, _, columns in report.TABLES for column in columns if column.cell not in result["cells"]
+    ] == []
+    assert "not measured" not in report.goals(result)
+    assert set(result["studies"]) == set(suite.STUDIES)
+
+
+@pytest.mark.parametrize("slow", [0.3, 1.0, 1.5, 2.5])
+def test_full_run_takes_a_quarter_of_an_hour_at_most(dry: Callable[..., dict[str, Any]], slow: float) -> None:
+    result = dry(suite.FULL, slow)
+
+    assert result["took"] <= 15 * 60
+    assert len(result["cells"]["small_1"]["tornado"]) == 5
+    assert len(result["cells"]["fanout_1"]["tornado"]) >= 1
+    # Rounds are left out where it is slow, and then the time is used.
+    assert bool(result["left_out_for_time"]) == (slow > 0.5)
+    assert slow < 0.5 or result["took"] > 12 * 60
+    said = report.machine(result)
+    assert ("Left out for time" in said) == (slow > 0.5)
+    assert all(left in said for left in result["left_out_for_time"])
+
+
+def test_quick_run_takes_two_minutes_at_most(dry: Callable[..., dict[str, Any]]) -> None:
+    assert dry(suite.QUICK, 2.5)["took"] <= 2 * 60
+
+
+def test_failing_cell_leaves_the_others(dry: Callable[..., dict[str, Any]]) -> None:
+    result = dry(replace(suite.FULL, rounds={"calls": 1, "fanout": 1}))
+
+    assert result["failures"][0] == "calls, aiohttp, round 1: errors {'error 4050': 1}, 0 without an answer"
+    assert "aiohttp" in result["cells"]["small_1"]
+    assert "aiohttp" not in result["cells"]["small_16"]
+    assert "tornado" in result["cells"]["small_16"]
+
+
+def measured(opened: int, errors: dict[str, int]) -> Measurement:
+    return Measurement(
+        messages=9, seconds=1.0, cpu=1.0, own=0.5, fewest=1, most=1, unsent=0, unanswered=0, open=opened, errors=errors
+    )
+
+
+def test_a_few_lost_of_many_are_told_of_and_many_or_other_errors_spoil_the_cell() -> None:
+    assert suite.sample_of(measured(999, {"connection lost": 1}))["lost"] == 1
+    assert "lost" not in suite.sample_of(measured(999, {}))
+    for spoilt in (measured(49, {"connection lost": 1}), measured(999, {"error 4029": 1})):
+        with pytest.raises(WrongAnswer):
+            suite.sample_of(spoilt)
 
 
 def test_every_cell_has_a_sample_a_round(result: dict[str, Any]) -> None:
     assert result["failures"] == []
-    for cell in ("small_1", "small_16", "large_1", "large_16", "paced"):
-        assert len(result["cells"][cell]["tornado"]) == len(result["cells"][cell]["sstream"]) == 1
+    for cell, samples in (("small_1", 1), ("small_16", 1), ("large_1", 1), ("large_16", 1), ("paced", 2)):
+        assert len(result["cells"][cell]["tornado"]) == len(result["cells"][cell]["sstream"]) == samples
     assert all(sample["rate"] > 0 for sample in result["cells"]["fanout_16"]["sstream"])
     assert result["latencies"]["tornado"]
 
@@ -80,7 +224,7 @@ def test_a_run_has_lost_nothing_against_itself_and_half_of_it_is_a_loss(result: 
     assert [row[0] for row in check.compare(result, slower) if row[3]] == ["small_16, sstream"]
 
 
-def test_check_exits_with_the_number_of_losses(
+def test_check_fails_after_a_second_try(
     result: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     faster = json.loads(json.dumps(result))
@@ -91,8 +235,56 @@ def test_check_exits_with_the_number_of_losses(
     check.add_arguments(parser)
     options = parser.parse_args(["--against", str(tmp_path / "stored.json"), "--only", "ratios"])
 
-    assert check.main(options, lambda plan: result) == 1
+    runs: list[tuple[str, ...]] = []
+
+    def run(plan: suite.Plan) -> dict[str, Any]:
+        runs.append(plan.contenders)
+        return result
+
+    assert check.main(options, run) == 1
     assert "LOST" in capsys.readouterr().out
+    assert runs == [suite.SMALL.contenders, ("tornado", "sstream")]
+
+
+def test_who_does_well_when_he_tries_again_has_lost_nothing(
+    result: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "stored.json").write_text(report.dump(result))
+    slower = json.loads(json.dumps(result))
+    for sample in slower["cells"]["fanout_1"]["sstream"]:
+        sample["rate"] /= 2
+    parser = argparse.ArgumentParser()
+    check.add_arguments(parser)
+    options = parser.parse_args(["--against", str(tmp_path / "stored.json"), "--only", "ratios"])
+    runs = iter([slower, result])
+
+    assert check.main(options, lambda plan: next(runs)) == 0
+    assert "LOST" not in capsys.readouterr().out
+
+
+def test_two_runs_are_compared_by_ratio_and_the_page_says_what_the_second_gave(
+    result: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = json.loads(json.dumps(result))
+    for cell in other["cells"].values():
+        for samples in cell.values():
+            for sample in samples:
+                sample["rate"] = sample.get("rate", 0) * 3  # a machine three times as fast is no deviation
+    first, second = tmp_path / "first.json", tmp_path / "repeated.json"
+    first.write_text(report.dump(result))
+    assert compare.repeated(result, second) == ""
+
+    second.write_text(report.dump(other))
+    assert main(["compare", str(first), str(second)]) == 0
+    assert "6 of 6 ratios to raw Tornado lie within 15%" in capsys.readouterr().out
+
+    for sample in other["cells"]["small_1"]["sstream"]:
+        sample["rate"] /= 2
+    second.write_text(report.dump(other))
+    assert main(["compare", str(first), str(second)]) == 1
+    assert "5 of 6" in capsys.readouterr().out
+    assert "| sstream, small_1 |" in compare.repeated(result, second)
+    assert "-50%" in compare.repeated(result, second)
 
 
 def test_more_instructions_are_a_loss_on_the_same_python_alone() -> None:

@@ -633,7 +633,7 @@ class RPCHandler(SessionMixin, WebSocketHandler):
             await hub.bind(self, *hub.topics_of(self))
         if opened is not None:
             await opened
-        self._run_hook(self._push_view)
+        self._push_view()
 
     def on_message(self, message: str | bytes) -> None:
         if self._calls is None:
@@ -704,11 +704,14 @@ class RPCHandler(SessionMixin, WebSocketHandler):
         self._send(self._codec.encode((2, event, args)))
 
     def _push_view(self) -> None:
+        # A handler without a view has nothing to tell; one whose view is None tells that.
+        if type(self).session_view is not RPCHandler.session_view:
+            self._run_hook(self._send_view)
+
+    def _send_view(self) -> None:
         connection = self._connection_session
         if connection is None or not connection.is_loaded:
             return
-        if type(self).session_view is RPCHandler.session_view:
-            return  # a handler without a view has nothing to tell; one whose view is None tells that
         with connection.as_stored():
             payload = self._codec.encode((2, "session", (self.session_view(),)))
         if payload != self._sent_view:
@@ -770,11 +773,11 @@ class RPCHandler(SessionMixin, WebSocketHandler):
     def session_changed(self, keys: frozenset[str]) -> None:
         if not keys.isdisjoint({USER_ID, CHANNELS}):
             self._bind_session()
-        self._run_hook(self._push_view)
+        self._push_view()
         super().session_changed(keys)
 
     def session_saved(self, keys: frozenset[str]) -> Awaitable[None] | None:
-        self._run_hook(self._push_view)
+        self._push_view()
         return None if keys.isdisjoint({USER_ID, CHANNELS}) else self._hear_session()
 
     async def _hear_session(self) -> None:
@@ -785,7 +788,7 @@ class RPCHandler(SessionMixin, WebSocketHandler):
             await self.application.hub.bind(self, *self._session_topics)
 
     def session_moved(self) -> None:
-        self._run_hook(self._push_view)  # it may show something of the id
+        self._push_view()  # it may show something of the id
 
     def session_offered(self, ticket: str) -> None:
         self._tell("sstream:ticket", ticket, self._sessions.options.ticket_path)
@@ -799,7 +802,7 @@ class RPCHandler(SessionMixin, WebSocketHandler):
         await super()._end_session(reason)
         if not self.close_on_session_end:
             self._bind_session()
-            self._run_hook(self._push_view)
+            self._push_view()
 
 
 def _status_of(error: SessionError | StoreError) -> int:

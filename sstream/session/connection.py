@@ -228,9 +228,9 @@ class ConnectionSession:
         try:
             if not succeeded:
                 session.rollback()
-            elif session.is_modified():
+            elif session.touched and (changes := session.changes()):
                 try:
-                    await session.save()
+                    await self._sessions.commit(session, changes)
                 except BaseException:
                     session.rollback()
                     raise

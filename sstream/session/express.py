@@ -12,7 +12,9 @@ import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import lru_cache
 from json.encoder import encode_basestring
+from types import MappingProxyType
 from typing import Any, Final
 
 import msgspec
@@ -26,9 +28,11 @@ __all__ = [
     "MAX_TEXT",
     "CorruptText",
     "changed_keys",
+    "decode_cookie",
     "decode_value",
     "encode_value",
     "format_date",
+    "is_canonical",
     "is_reserved",
     "is_written_as",
     "join",
@@ -46,6 +50,7 @@ _LAST_DATE: Final = datetime.max.replace(microsecond=0, tzinfo=UTC).timestamp()
 _BLANKS: Final = (" ", "\t", "\n", "\r")  # RFC 8259, 2
 _STRING: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
 _NO_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
+_WORDS: Final = frozenset({b"true", b"false", b"null"})
 _SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
 
 # Express keeps these on its Session object or finds them on Object.prototype, drops them when it loads, and so erases
@@ -139,8 +144,8 @@ def _is_too_deep(text: bytes) -> bool:
 def join(parts: Mapping[str, bytes]) -> bytes:
     """The text of the given parts; the opposite of `split`."""
     # What backslashreplace writes for a lone surrogate is JSON's escape for it.
-    keys = (encode_basestring(key).encode("utf-8", "backslashreplace") for key in parts)
-    return b"{" + b",".join(b"%b:%b" % (key, raw) for key, raw in zip(keys, parts.values(), strict=True)) + b"}"
+    pairs = [encode_basestring(key).encode("utf-8", "backslashreplace") + b":" + raw for key, raw in parts.items()]
+    return b"{" + b",".join(pairs) + b"}"
 
 
 def changed_keys(before: Mapping[str, bytes], after: Mapping[str, bytes]) -> set[str]:
@@ -150,8 +155,20 @@ def changed_keys(before: Mapping[str, bytes], after: Mapping[str, bytes]) -> set
 
 
 def _means_same(one: bytes | None, other: bytes | None) -> bool:
+    if one is None or other is None or (is_canonical(one) and is_canonical(other)):
+        return False
     # Other software may write the same with blanks in it. Not `==` of the values: to Python 1 and true are equal.
-    return one is not None and other is not None and repr(decode_value(one)) == repr(decode_value(other))
+    return repr(decode_value(one)) == repr(decode_value(other))
+
+
+def is_canonical(raw: bytes) -> bool:
+    """Is ``raw`` for certain what JSON.stringify writes of its value? A quick look; ``False`` may be wrong.
+
+    It knows numbers and names, which most values are: 0.2 us instead of the 6 of decoding and encoding.
+    """
+    if raw.isdigit():
+        return len(raw) < 16
+    return (raw[:1] == b'"' and b"\\" not in raw) or raw in _WORDS
 
 
 # --- values -----------------------------------------------------------------------------------------------------------
@@ -183,8 +200,21 @@ _decoder = json.JSONDecoder(parse_int=_integer, parse_float=_float, parse_consta
 
 def decode_value(raw: bytes) -> Any:
     """The value of one part of `split`, read as JSON.parse reads it, but for lone surrogates, which become U+FFFD."""
+    # Common case first, a counter: 0.2 us instead of 3.
+    if raw.isdigit() and len(raw) < 16:
+        return int(raw)
     value = _decoder.decode(raw.decode())
     return _without_surrogates(value) if _SURROGATE.search(raw) else value
+
+
+@lru_cache(maxsize=256)
+def decode_cookie(raw: bytes) -> Mapping[str, Any]:
+    """The ``cookie`` object of a text, not to be changed.
+
+    Remembered: where a cookie ends with the browser, it is the same in all sessions; else a page asks three times.
+    """
+    fields: Mapping[str, Any] = MappingProxyType(decode_value(raw))
+    return fields
 
 
 def _without_surrogates(value: Any) -> Any:
@@ -203,6 +233,9 @@ def encode_value(key: str, value: Any) -> bytes:
     Raises:
         SessionError: JSON, or Express's JavaScript, cannot hold it; the message names ``key`` and the path inside.
     """
+    # Common case first: no list for a number or a name, 0.3 us instead of 1.
+    if type(value) is int and -MAX_SAFE_INTEGER <= value <= MAX_SAFE_INTEGER:
+        return b"%d" % value
     out: list[str] = []
     _write(value, out, key, 0)
     try:

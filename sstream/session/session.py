@@ -149,8 +149,7 @@ class Session(MutableMapping[str, Any]):
         if self._cookie is not None:
             return self._cookie
         raw = self._parts.get(express.COOKIE)
-        fields: dict[str, Any] = self._keeper.new_cookie(self) if raw is None else express.decode_value(raw)
-        return fields
+        return self._keeper.new_cookie(self) if raw is None else dict(express.decode_cookie(raw))
 
     @property
     def bookkeeping(self) -> dict[str, Any]:
@@ -272,7 +271,10 @@ class Session(MutableMapping[str, Any]):
                 self.rollback()
                 raise
             # A text that is written differently (by other software) but means the same is no change.
-            if raw is None or (text != raw and text != express.encode_value(key, express.decode_value(raw))):
+            if raw is None or (
+                text != raw
+                and (express.is_canonical(raw) or text != express.encode_value(key, express.decode_value(raw)))
+            ):
                 changes[key] = text
         if express.COOKIE in self._assigned:
             changes[express.COOKIE] = msgspec.json.encode(self.cookie)
@@ -294,11 +296,22 @@ class Session(MutableMapping[str, Any]):
 
         Unsaved changes stay unsaved. Values that did not change keep their identity, the others are read anew.
         """
-        pending = self.changes()
-        for key in [key for key in self._values if key not in pending and parts.get(key) != self._parts.get(key)]:
-            del self._values[key]
-        cookie_pending = express.COOKIE in pending and express.COOKIE not in saved
-        assigned = {key for key in pending if key in self._values and pending[key] != parts.get(key)}
+        cookie_pending = express.COOKIE in self._assigned and express.COOKIE not in saved
+        # Common case first: it stands in the newer data as it stands here, because it came from here.
+        differ = [
+            key
+            for key, value in self._values.items()
+            if (raw := parts.get(key)) is None or not express.is_written_as(value, raw)
+        ]
+        assigned = set()
+        if differ:
+            pending = self.changes()
+            for key in differ:
+                if key not in pending:
+                    if parts.get(key) != self._parts.get(key):
+                        del self._values[key]
+                elif pending[key] != parts.get(key):
+                    assigned.add(key)
         self._deleted = self._deleted & parts.keys() or _NOTHING
         self._assigned = frozenset(assigned) if assigned else _NOTHING
         if cookie_pending:

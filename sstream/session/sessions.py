@@ -141,6 +141,12 @@ class Sessions:
         if changes:
             await self._commits.commit(session, changes)
 
+    async def commit(self, session: Session, changes: Mapping[str, bytes | None]) -> None:
+        """Store ``changes``, which are those of ``session`` at this moment; raises like `Session.save`."""
+        if session.is_gone:
+            raise SessionGone("this session was ended; nothing can be stored in it")
+        await self._commits.commit(session, changes)
+
     async def store_new(self, session: Session) -> None:
         """Store a session that nothing was written to."""
         await self._commits.commit(session, session.changes())

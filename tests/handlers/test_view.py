@@ -147,7 +147,7 @@ async def test_a_view_that_raises_is_logged_and_the_socket_lives(
     site = await serve_live(memory, Broken)
     browser = site.browser()
     await browser.get("/put?a=1")
-    told = expect_log("_push_view failed|session_view", count=2)
+    told = expect_log("_send_view failed", count=2)
 
     socket = await browser.connect()
     await browser.get("/put?a=2")

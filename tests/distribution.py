@@ -1,8 +1,8 @@
 """``make dist``: builds what would be published, and tries it in empty environments of every Python that is here.
 
-It downloads what the packages need. Each environment gets the source distribution, built with a compiler, without one,
-or without asking for the part in C; one more gets the wheel with every extra. In each, an application is visited as a
-browser does, and a new shop passes its own test.
+It downloads what the packages need, and works at two environments at a time. Each environment gets the source
+distribution, built with a compiler, without one, or without asking for the part in C; one more gets the wheel with
+every extra. In each, an application is visited as a browser does, and a new shop passes its own test.
 """
 
 import os
@@ -11,8 +11,10 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from email import message_from_bytes
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -64,16 +66,20 @@ def main(versions: Sequence[str] = VERSIONS) -> int:
         place = Path(folder)
         tree = copy_tree(place / "tree")
         source, wheel = (build(tree, hook, place) for hook in ("build_sdist", "build_wheel"))
-        check_with_twine(place, source, wheel)
         pythons = list(find_pythons(versions))
+        jobs: list[Callable[[], str]] = [partial(check_with_twine, place, source, wheel)]
         for version, python in pythons:
-            for way, (environment, has_c_part) in WAYS.items():
-                try_it(place / f"{version} {way}".replace(" ", "-"), python, str(source), environment, has_c_part)
-                print(f"ok: Python {version}, {way}", flush=True)
-            built = build_for(python, source, place / f"wheel-{version}")
-            what = f"{built}[{','.join(extras(built))}]"
-            try_it(place / f"{version}-wheel", python, what, {}, has_c_part=True)
-            print(f"ok: Python {version}, the wheel with all extras ({', '.join(extras(built))})", flush=True)
+            jobs += [partial(try_source, place, version, python, source, way) for way in WAYS]
+            jobs.append(partial(try_wheel, place, version, python, source))
+        # Much of it is waiting for what is downloaded.
+        with ThreadPoolExecutor(max_workers=2) as pool:
+            running = [pool.submit(job) for job in jobs]
+            try:
+                for done in running:
+                    print(done.result(), flush=True)
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
     missing = set(versions) - {version for version, _ in pythons}
     if missing:
         print(f"not tried, as they are not here: Python {', '.join(sorted(missing))}")
@@ -122,11 +128,25 @@ def extras(wheel: Path) -> list[str]:
         return message_from_bytes(archive.read(name)).get_all("Provides-Extra", [])
 
 
-def check_with_twine(place: Path, *files: Path) -> None:
+def check_with_twine(place: Path, *files: Path) -> str:
     """Would the index take them, and show their description?"""
     bin_ = make_environment(place / "twine", Path(sys.executable))
     run(bin_ / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "twine")
-    print(run(bin_ / "python", "-m", "twine", "check", "--strict", *files), end="", flush=True)
+    return run(bin_ / "python", "-m", "twine", "--no-color", "check", "--strict", *files).rstrip()
+
+
+def try_source(place: Path, version: str, python: Path, source: Path, way: str) -> str:
+    """Install the source distribution, built in one of the `WAYS`, and use it."""
+    environment, has_c_part = WAYS[way]
+    try_it(place / f"{version} {way}".replace(" ", "-"), python, str(source), environment, has_c_part)
+    return f"ok: Python {version}, {way}"
+
+
+def try_wheel(place: Path, version: str, python: Path, source: Path) -> str:
+    """Install a wheel with all its extras, and use it."""
+    built = build_for(python, source, place / f"wheel-{version}")
+    try_it(place / f"{version}-wheel", python, f"{built}[{','.join(extras(built))}]", {}, has_c_part=True)
+    return f"ok: Python {version}, the wheel with all extras ({', '.join(extras(built))})"
 
 
 def make_environment(folder: Path, python: Path) -> Path:

@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import re
 import socket
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,6 +26,7 @@ from sstream import (
     load_session,
     rpc,
 )
+from sstream.metrics import Collector
 from sstream.testing import BrokerProbe, Browser, StoreProbe, eventually, serve
 
 TOKEN = "a token that nobody guesses"
@@ -244,6 +247,21 @@ async def test_a_port_that_is_asked_for_in_code_shows_how_late_the_loop_is() -> 
             return bool(value(read((await browser.get(PATH)).text), "sstream_event_loop_lag_seconds_count"))
 
         await eventually(lag_is_seen, "no lag was measured")
+
+
+async def test_the_docs_name_the_metrics_that_there_are() -> None:
+    docs = Path(__file__).parents[1] / "docs"
+    table = (docs / "reference.md").read_text().partition("### Metrics\n")[2].partition("\n## ")[0]
+    told = set(
+        re.findall(r"`(sstream_\w+)`", "\n".join(line.split("|")[1] for line in table.splitlines() if "|" in line))
+    )
+    async with serve(application()) as site:
+        families = list(Collector(site.app).collect())
+
+        real = {f"{family.name}_total" if family.type == "counter" else family.name for family in families}
+        assert told == real
+        used = set(re.findall(r"\bsstream_\w+", (docs / "how-to.md").read_text()))
+        assert {name.removesuffix("_bucket") for name in used} <= real
 
 
 async def test_no_id_of_a_session_stands_in_the_metrics() -> None:

@@ -42,6 +42,7 @@ class Feed:
         self._past: deque[dict[str, Any]] = deque(maxlen=_KEPT)
         self._before: dict[str, tuple[int, int, list[int]]] = {}
         self._counted = 0, 0
+        self._counted_crowds: tuple[int, dict[str, Any]] = -1, {}
         self._slow: deque[tuple[float, float, str, str]] = deque()  # when, seconds, method, socket
         self._failed: deque[dict[str, Any]] = deque(maxlen=_FAILED)
         self._changes: deque[dict[str, Any]] = deque(maxlen=_CHANGED)
@@ -230,9 +231,16 @@ class Feed:
         return {
             "sockets": described,
             "hidden": len(sockets) - len(described),
-            "channels": self._largest("channel:"),
-            "users": self._largest("user:"),
+            **self._crowds(),
         }
+
+    def _crowds(self) -> dict[str, Any]:
+        """The largest channels and users; counted once a snapshot, for all watchers."""
+        made, crowds = self._counted_crowds
+        if not self.is_watched or made != self._made:
+            crowds = {"channels": self._largest("channel:"), "users": self._largest("user:")}
+            self._counted_crowds = self._made, crowds
+        return crowds
 
     def _named(self, names: str) -> Iterator[Any]:
         hub = self._application.hub

@@ -49,6 +49,16 @@ def test_it_passes_its_own_test(shop: Path, need: Callable[..., str], tmp_path: 
     assert re.search(r"^Ran 7 tests .*\n\nOK$", done.stderr, re.MULTILINE), done.stderr
 
 
+def test_what_it_stands_on_comes_from_where_one_says(shop: Path, need: Callable[..., str]) -> None:
+    def planned(*words: str) -> list[str]:
+        command = [need(find_make), "--dry-run", "install", *words]
+        done = subprocess.run(command, cwd=shop, capture_output=True, text=True, timeout=60, check=True)
+        return done.stdout.splitlines()[-1].split()
+
+    assert planned()[-3:] == ["--quiet", "-r", "requirements.txt"]
+    assert planned("SSTREAM=../sstream.whl")[-4:] == ["--quiet", "../sstream.whl", "-r", "requirements.txt"]
+
+
 def test_it_is_written_as_we_write(shop: Path) -> None:
     for words in (["format", "--check"], ["check", "--select=E,F,I,UP,B", "--line-length=120"]):
         config = ["--config=line-length=120"] if words[0] == "format" else []

@@ -196,12 +196,21 @@ static void print_counts(void) {
     printf("]");
 }
 
-static void forget_counts(void) {
+static void forget_answers(void) {
     messages = unsent_requests = events = 0;
     memset(histogram, 0, sizeof histogram);
     memset(lateness, 0, sizeof lateness);
-    memset(errors, 0, sizeof errors);
+    /* Who is lost stays lost. */
+    size_t kept = 0;
+    for (size_t i = 0; i < sizeof errors / sizeof *errors; i++)
+        if (strncmp(errors[i].what, "error", 5) && strncmp(errors[i].what, "HTTP", 4)) errors[kept++] = errors[i];
+    memset(errors + kept, 0, sizeof errors - kept * sizeof *errors);
     for (int i = 0; i < count; i++) connections[i]->messages = 0;
+}
+
+static void forget_all(void) {
+    forget_answers();
+    memset(errors, 0, sizeof errors);
 }
 
 /* --- one connection ------------------------------------------------------------------------------------------- */
@@ -535,7 +544,7 @@ static void allow_files(rlim_t many) {
 }
 
 static void do_open(int many, int window) {
-    forget_counts();
+    forget_all();
     /* The dead make room. */
     int alive = 0;
     for (int i = 0; i < count; i++)
@@ -651,6 +660,7 @@ static void do_measure(Mode which, double amount, double warm, double seconds, i
     if (callers >= count) refuse("not so many connections were opened");
     if (amount < 1 || (which != PACED && amount > RING / 2) || (dialect == HTTP && which == CLOSED && amount > 1))
         refuse("not a depth, rate or batch to measure with");
+    forget_all();
     mode = which;
     recording = 0;
     under_way = 0;
@@ -672,7 +682,7 @@ static void do_measure(Mode which, double amount, double warm, double seconds, i
     for (;;) {
         uint64_t now = now_ns();
         if (!recording && now >= start) {
-            forget_counts();
+            forget_answers();
             recording = 1;
             cpu = server_cpu();
             own = own_cpu();

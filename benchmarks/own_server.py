@@ -40,6 +40,7 @@ MEANING = {
     "closed 4401": "session ended",
     "closed 4408": "slow consumer",
     "closed 4429": "too fast: see Limits.message_rate",
+    "connection refused": "is a server listening there?",
     "refused: HTTP 403": "forbidden: is --origin the page's?",
 }
 
@@ -169,6 +170,8 @@ def show(console: Console, measured: Measurement, rate: float | None) -> None:
     for what, count in measured.errors.items():
         table.add_row(f"[red]{what}[/]", f"{count:,}" + (f" ({MEANING[what]})" if what in MEANING else ""))
     console.print(table)
+    if not measured.histogram.total:
+        return
     latencies = Table(title="Latency" + (", from when it was due" if rate else ""), title_justify="left")
     for at in PERCENTILES:
         latencies.add_column("most" if at == 100 else f"{at:g} %", justify="right")

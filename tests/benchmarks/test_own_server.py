@@ -15,6 +15,24 @@ from benchmarks.report import ROOT
 from benchmarks.servers import Server
 from sstream.testing import Process
 
+# A server with the usual limits: 100 messages a second, 200 at once.
+IMPATIENT = """
+import asyncio
+from sstream import Application, RPCHandler, SessionOptions, rpc
+
+class Live(RPCHandler):
+    @rpc
+    def add(self, a: int, b: int) -> int:
+        return a + b
+
+async def main():
+    server = Application([("/ws", Live)], session=SessionOptions(secret="x" * 32)).listen(0, "127.0.0.1")
+    print("listening on", next(iter(server._sockets.values())).getsockname()[1], flush=True)
+    await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
 
 @dataclass
 class Done:
@@ -52,6 +70,20 @@ def test_errors_are_told_by_code_and_make_it_fail(server: Server, load: Callable
     summary = json.loads(done.stdout)
     assert set(summary["errors"]) == {"error -32601"}
     assert summary["milliseconds"]["p50"] > 0
+
+
+def test_who_is_closed_before_anything_was_measured_is_told_and_has_no_latency(
+    load: Callable[..., Done],
+) -> None:
+    with Process(sys.executable, "-c", IMPATIENT, cwd=ROOT) as process:
+        port = process.wait_for(r"^listening on (\d+)$", timeout=30)[1]
+
+        done = load(f"ws://127.0.0.1:{port}/ws", "--connections", "2", "--depth", "200", "--seconds", "0.2")
+
+    assert done.returncode == 1
+    assert "closed 4429" in done.stdout
+    assert "too fast: see" in done.stdout
+    assert "Latency" not in done.stdout
 
 
 def test_page_is_loaded_as_well(server: Server, load: Callable[..., Done]) -> None:

@@ -249,7 +249,7 @@ class SessionMixin(RequestHandler):
         if session is None:
             if self._sent_sid is not None:
                 await sessions.end(self._sent_sid, "destroyed")
-        elif session.is_modified():
+        elif session.touched and (changes := session.changes()):
             if session.is_new and self._headers_written and not self._cookie_left:
                 session.rollback()
                 _log.error(
@@ -258,7 +258,7 @@ class SessionMixin(RequestHandler):
                     self._request_summary(),
                 )
                 return
-            await session.save()
+            await sessions.commit(session, changes)
             self._was_saved = True
         elif session.is_new:
             if self._cookie_left or not self._headers_written:

@@ -313,6 +313,35 @@ def test_the_changed_keys_are_those_whose_json_differs():
     assert express.changed_keys(before, before) == set()
 
 
+@given(value=VALUES, is_ascii=st.booleans())
+def test_what_looks_canonical_is_as_javascript_writes_it(value, is_ascii):
+    raw = json.dumps(value, ensure_ascii=is_ascii).encode()
+
+    if express.is_canonical(raw):
+        assert express.encode_value("k", express.decode_value(raw)) == raw
+
+
+@pytest.mark.parametrize(
+    ("raw", "looks_canonical"),
+    [
+        (b"0", True),
+        (b"12", True),
+        (b'"tea"', True),
+        ('"th\u00e9"'.encode(), True),
+        (b"null", True),
+        (b"1.0", False),
+        (b"1e3", False),
+        (b"-0", False),
+        (b"9007199254740993", False),
+        (b'"th\\u00e9"', False),
+        (b"[1]", False),
+        (b'{"a": 1}', False),
+    ],
+)
+def test_only_what_has_no_second_spelling_looks_canonical(raw, looks_canonical):
+    assert express.is_canonical(raw) is looks_canonical
+
+
 # --- dates ------------------------------------------------------------------------------------------------------------
 
 

@@ -166,6 +166,18 @@ async def test_the_same_cookie_twice_is_one(start_process):
     assert here.sid_of(f"a=b; connect.sid={value}; connect.sid={value}") == SID
 
 
+async def test_any_number_of_cookies_can_be_told_from_forged_ones(start_process):
+    here = await start_process(secret="s")
+
+    for number in range(1100):
+        sid = f"{number:032}"
+        value = cookie.encode(sid, ["s"])
+        for _ in range(2):
+            assert here.sid_of(f"connect.sid={value}") == sid
+            assert here.sid_of(f"connect.sid={value[:-1]}") is None
+            assert here.sid_of(f"connect.sid={value.replace(sid, SID)}") is None
+
+
 async def test_a_secret_can_be_replaced(start_process):
     old, both, new = [await start_process(secret=secret) for secret in ("old", ["new", "old"], "new")]
     session = await old.create({"a": 1})

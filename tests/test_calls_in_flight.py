@@ -13,7 +13,9 @@ import msgpack
 import pytest
 
 from sstream import Application, Limits, MemoryStore, RPCHandler, SessionOptions, load_session, rpc
+from sstream.rpc.dispatch import drain_detached
 from sstream.testing import Site, StoreProbe, eventually, serve, within
+from sstream.websocket import upgrade
 from tests.websocket.frames import frame
 
 SOCKETS = 100
@@ -271,3 +273,46 @@ async def test_a_socket_cut_in_this_state_of_its_calls_leaves_nothing(
 def is_stuck(site: Site) -> bool:
     (handler,) = site.app.sockets.values()
     return handler.ws_connection._queue is not None
+
+
+class Kept(Live):
+    ended: list[str]
+
+    @rpc(detached=True)
+    async def detached(self) -> None:
+        await self.gate.wait()
+        self.ended.append("detached")
+
+    @rpc
+    async def late(self) -> None:
+        self.ended.append("late")
+
+
+@pytest.mark.parametrize("wire", ["socket", "stream"])
+async def test_client_that_closes_with_calls_held_is_answered_at_once(
+    wire: str, store: StoreProbe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if wire == "stream":
+        monkeypatch.setattr(upgrade, "may_take", lambda stream: False)
+        monkeypatch.setattr(upgrade, "_tell_once", lambda: None)
+    Live.gate, Live.inside, Kept.ended = asyncio.Event(), Counter(), []
+    limits = Limits(calls_in_flight=2)
+    app = Application([("/ws", Kept)], store=store, session=SessionOptions(secret="x" * 32), limits=limits)
+    async with serve(app) as site:
+        peer = await Peer.open(site)
+        await peer.say([0, 1, "wait", []], [0, 2, "detached", []], [0, 3, "late", []], [0, 4, "late", []])
+        await eventually(lambda: Live.inside["entered"], "the call that waits")
+
+        loop = asyncio.get_running_loop()
+        await loop.sock_sendall(peer.sock, frame(9, b"there?") + frame(8, b"\x03\xe8"))
+        answer = b""
+        while data := await within(loop.sock_recv(peer.sock, 65536), "the answer to the Close frame"):
+            answer += data
+
+        assert answer == b"\x8a\x06there?\x88\x02\x03\xe8"
+        await eventually(lambda: not app.sockets and Live.inside["left"], "the end of the call that waited")
+        assert Kept.ended == []
+        Live.gate.set()
+        await within(drain_detached(), "the end of the detached call")
+        assert Kept.ended == ["detached"]
+    peer.cut()

@@ -340,7 +340,10 @@ class Connection(Core, WebSocketProtocol):
             self.send_frame(shared.deflated(self._deflate))
 
     def pause_reading(self) -> None:
-        """Give no more messages to the handler; pings are still answered, and what comes is read until 64 KiB wait."""
+        """Give no more messages to the handler; what comes is read until 64 KiB wait.
+
+        Pings are still answered, and the end of the connection does not wait for its turn: it drops what was put off.
+        """
         self._blocked |= _PAUSED
 
     def resume_reading(self) -> None:
@@ -370,7 +373,7 @@ class Connection(Core, WebSocketProtocol):
             self._continue_later()
 
     def _hold(self, events: Iterable[Event]) -> None:
-        """Put messages off, but not the answers to pings."""
+        """Put messages off, but not the answers to pings, nor an end that has nothing to wait for."""
         for event in events:
             closing = self._blocked & CLOSING
             if isinstance(event, (Ping, Pong)):
@@ -381,11 +384,15 @@ class Connection(Core, WebSocketProtocol):
                     self._backlog_size += len(event) + _BACKLOG_OVERHEAD
             else:
                 self._eof = True
-                if closing or (event is _LOST and not self._blocked & (_OPENING | _HANDLING)):
+                if closing or (self._may_end() and (event is _LOST or self._blocked & _PAUSED)):
                     self._control(event)
                 else:
                     self._put_off(event)
         self._update_reading()
+
+    def _may_end(self) -> bool:
+        """Tell whether the handler is not in the midst of something that Tornado would let it end first."""
+        return not self._blocked & (_OPENING | _HANDLING)
 
     def _put_off(self, event: Event) -> None:
         if self._backlog is None:
@@ -490,7 +497,7 @@ class Connection(Core, WebSocketProtocol):
 
     def _unblock(self, reason: int) -> None:
         self._blocked &= ~reason
-        if self._backlog and not self._blocked:
+        if self._backlog and (not self._blocked or self._eof):
             self._continue_later()
         self._update_reading()
 
@@ -501,9 +508,12 @@ class Connection(Core, WebSocketProtocol):
 
     def _continue(self) -> None:
         self._more = False
-        if self._backlog and not self._blocked:
+        if self._backlog and (not self._blocked or self._eof):
             backlog, self._backlog, self._backlog_size = self._backlog, None, 0
-            self._dispatch(list(backlog))
+            if self._blocked:
+                self._hold(backlog)  # there is an end in it, whose time may have come
+            else:
+                self._dispatch(list(backlog))
         if self._parser.pending and self._may_read():
             self._receive(b"")
         self._update_reading()

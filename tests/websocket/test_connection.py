@@ -569,7 +569,26 @@ async def test_paused_socket_is_not_read_without_end(serve: Serve) -> None:
         assert (await peer.receive()).payload == b"50000"
 
 
-async def test_close_frame_of_a_paused_socket_comes_in_its_turn(serve: Serve) -> None:
+async def test_close_frame_of_a_paused_socket_is_answered_at_once(serve: Serve) -> None:
+    got = []
+
+    class Pausing(Handler):
+        def on_message(self, message: str | bytes) -> None:
+            got.append(message)
+            self.ws_connection.pause_reading()
+
+    peer = await (await serve(Pausing)).connect()
+    peer.send(frame(1, b"1") + frame(1, b"put off"))
+    await until(lambda: Pausing.last.ws_connection._backlog)
+    peer.send(frame(9, b"p") + frame(8, b"\x03\xe9"))
+
+    assert await peer.receive() == Received(10, b"p")
+    assert await peer.receive_close() == 1001
+    await until(lambda: Pausing.last.closed)
+    assert got == ["1"]
+
+
+async def test_close_frame_right_behind_what_pauses_is_answered_at_once(serve: Serve) -> None:
     got = []
 
     class Pausing(Handler):
@@ -579,12 +598,31 @@ async def test_close_frame_of_a_paused_socket_comes_in_its_turn(serve: Serve) ->
 
     peer = await (await serve(Pausing)).connect()
     peer.send(frame(1, b"1") + frame(1, b"2") + frame(8))
-    await until(lambda: got)
-    Pausing.last.ws_connection.resume_reading()
-    await until(lambda: len(got) == 2)
-    Pausing.last.ws_connection.resume_reading()
 
     assert await peer.receive_close() is None
+    await until(lambda: Pausing.last.closed)
+    assert got == ["1"]
+
+
+async def test_close_frame_that_waited_for_a_coroutine_does_not_wait_for_the_pause_after_it(serve: Serve) -> None:
+    got = []
+    go_on = asyncio.Event()
+
+    class Pausing(Handler):
+        async def on_message(self, message: str | bytes) -> None:
+            got.append(message)
+            await go_on.wait()
+            self.ws_connection.pause_reading()
+
+    peer = await (await serve(Pausing)).connect()
+    peer.send(frame(1, b"1") + frame(1, b"2") + frame(8))
+    await until(lambda: Pausing.last.ws_connection._eof)
+    before = list(Pausing.last.closed)
+    go_on.set()
+
+    assert await peer.receive_close() is None
+    await until(lambda: Pausing.last.closed)
+    assert (before, got) == ([], ["1"])
 
 
 async def test_paused_socket_whose_peer_vanishes_is_told_at_once(serve: Serve) -> None:

@@ -43,6 +43,7 @@ from sstream.session.redis import RedisStore
 from sstream.session.sessions import Sessions
 from sstream.session.store import MemoryStore, SessionStore
 from sstream.watch import Watch
+from sstream.websocket import flush_sockets
 
 __all__ = ["Application"]
 
@@ -148,7 +149,7 @@ class Application(tornado.web.Application):
             clock=clock or time.time,
             counts=self.counters.sessions,
         )
-        self.hub = Hub(broker, channel_options=self.channel_options)
+        self.hub = Hub(broker, channel_options=self.channel_options, flush=flush_sockets)
         self.presence = Presence(broker, self.hub, times)
         self.publish = Publisher(broker, channel_options=self.channel_options)
         self.sockets: dict[str, RPCHandler] = {}

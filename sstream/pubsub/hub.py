@@ -73,7 +73,8 @@ class Hub:
     Args:
         broker: Where events come from.
         channel_options: The options of a channel by its name.
-        slice_size: Sockets that are served in one turn of the loop.
+        slice_size: Sockets that are served in one turn of the loop, if they take no more than 3 ms.
+        flush: Sends what the sockets were handed, at once; else they do it at the end of the turn.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class Hub:
         *,
         channel_options: Callable[[str], ChannelOptions] = lambda name: PLAIN,
         slice_size: int = 256,
+        flush: Callable[[], object] = lambda: None,
     ) -> None:
         self._broker = broker
         self._channel_options = channel_options
@@ -89,7 +91,7 @@ class Hub:
         self._topics: dict[str, _Topic] = {}
         self._present_topics: dict[str, None] = {}
         self._sockets: dict[Socket, dict[str, Member]] = {}
-        self._fan_out = FanOut(slice_size)
+        self._fan_out = FanOut(slice_size, flush)
         self._rounds = Rounds(self._tell)
         self._to_recover: dict[str, None] = {}
         self._recovery: asyncio.Task[None] | None = None

@@ -10,7 +10,7 @@ from tornado.ioloop import IOLoop
 if TYPE_CHECKING:
     from sstream.websocket.connection import Connection
 
-__all__ = ["Engine", "Pulse"]
+__all__ = ["Engine", "Pulse", "flush_sockets"]
 
 logger = logging.getLogger("sstream.websocket")
 
@@ -24,7 +24,7 @@ _SECONDS_PER_COMPLAINT = 1.0
 class Engine:
     """One for each event loop; get it by `Engine.of`."""
 
-    __slots__ = ("_complained", "_context", "_dirty", "_pulses", "_unsaid", "done", "loop")
+    __slots__ = ("_complained", "_context", "_dirty", "_is_due", "_pulses", "_unsaid", "done", "loop")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
@@ -33,6 +33,7 @@ class Engine:
         self.done.set_result(None)
         self._context = contextvars.copy_context()
         self._dirty: list[Connection] = []
+        self._is_due = False  # `_flush` will be called
         self._pulses: dict[tuple[float, float], Pulse] = {}
         self._complained = -_SECONDS_PER_COMPLAINT
         self._unsaid = 0
@@ -49,11 +50,17 @@ class Engine:
     def flush_later(self, connection: "Connection") -> None:
         """Flush a socket when the callbacks of this turn have run, with all others that were written to."""
         # One callback for all: a publish to 1,000 sockets would make 1,000 handles.
-        if not self._dirty:
+        if not self._is_due:
+            self._is_due = True
             self.loop.call_soon(self._flush, context=self._context)
         self._dirty.append(connection)
 
     def _flush(self) -> None:
+        self._is_due = False
+        self.flush()
+
+    def flush(self) -> None:
+        """Flush the sockets that were written to, now."""
         dirty, self._dirty = self._dirty, []
         for connection in dirty:
             connection.flush()
@@ -74,6 +81,11 @@ class Engine:
         self._complained = now
         unsaid, self._unsaid = self._unsaid, 0
         logger.info("closed a socket with %d: %s%s", code, reason, f" ({unsaid} more since the last)" if unsaid else "")
+
+
+def flush_sockets() -> None:
+    """Send what the sockets of the running loop were given, instead of at the end of the turn."""
+    Engine.of(IOLoop.current()).flush()
 
 
 class Pulse:

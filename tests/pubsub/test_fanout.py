@@ -23,6 +23,11 @@ def crowd(count):
     return inboxes, tuple(map(Member, inboxes))
 
 
+def still():
+    """A clock by which nothing takes any time, so that the numbers decide."""
+    return 0.0
+
+
 async def turns(count):
     for _ in range(count):
         await asyncio.sleep(0)
@@ -30,7 +35,7 @@ async def turns(count):
 
 async def test_few_are_served_at_once():
     inboxes, members = crowd(10)
-    out = FanOut(10)
+    out = FanOut(10, clock=still)
 
     out.send("a", members, message(1))
 
@@ -40,7 +45,7 @@ async def test_few_are_served_at_once():
 
 async def test_many_are_served_in_slices_and_others_get_their_turn():
     inboxes, members = crowd(1000)
-    out = FanOut(100)
+    out = FanOut(100, clock=still)
     served = []
 
     out.send("a", members, message(1))
@@ -54,10 +59,75 @@ async def test_many_are_served_in_slices_and_others_get_their_turn():
     await turns(2)
 
 
+class SlowSends:
+    """A clock that goes on with each event that is sent, and with nothing else."""
+
+    def __init__(self, seconds, inboxes):
+        self.now = 0.0
+        self._seconds = seconds
+        self._inboxes = inboxes
+        self._sent = 0
+
+    def flush(self):
+        delivered = sum(len(inbox.messages) for inbox in self._inboxes)
+        self.now += (delivered - self._sent) * self._seconds
+        self._sent = delivered
+
+    def clock(self):
+        return self.now
+
+
+async def test_slice_ends_by_time_where_sending_is_slow():
+    inboxes, members = crowd(1000)
+    slow = SlowSends(0.001, inboxes)
+    out = FanOut(256, slow.flush, slow.clock)
+    times = []
+
+    out.send("a", members, message(1))
+    out.send("a", members, message(2))
+    while out.waiting:
+        times.append(slow.now)
+        await asyncio.sleep(0)
+
+    steps = [after - before for before, after in itertools.pairwise(times)]
+    assert max(steps) == pytest.approx(2 * fanout.STRIDE * 0.001)
+    assert all(got(inbox) == [1, 2] for inbox in inboxes)
+    await turns(2)
+
+
+async def test_slice_ends_by_number_where_sending_is_quick():
+    inboxes, members = crowd(1000)
+    quick = SlowSends(0.000_001, inboxes)
+    out = FanOut(256, quick.flush, quick.clock)
+    served = []
+
+    out.send("a", members, message(1))
+    while out.waiting:
+        served.append(sum(map(bool, map(got, inboxes))))
+        await asyncio.sleep(0)
+
+    assert served == [0, 256, 512, 768]
+    await turns(2)
+
+
+async def test_slow_large_topics_take_turns():
+    one, members_of_one = crowd(300)
+    two, members_of_two = crowd(300)
+    slow = SlowSends(0.001, one + two)
+    out = FanOut(256, slow.flush, slow.clock)
+
+    out.send("one", members_of_one, message(1))
+    out.send("two", members_of_two, message(2))
+    await turns(2)
+
+    assert [sum(map(bool, map(got, inboxes))) for inboxes in (one, two)] == [fanout.STRIDE, fanout.STRIDE]
+    out.close()
+
+
 async def test_second_small_topic_of_one_turn_waits_when_the_turn_is_used_up():
     one, members_of_one = crowd(80)
     two, members_of_two = crowd(80)
-    out = FanOut(100)
+    out = FanOut(100, clock=still)
 
     out.send("one", members_of_one, message(1))
     out.send("two", members_of_two, message(2))
@@ -72,7 +142,7 @@ async def test_second_small_topic_of_one_turn_waits_when_the_turn_is_used_up():
 async def test_small_topic_does_not_wait_for_a_large_one():
     _, large = crowd(10_000)
     small, members = crowd(1)
-    out = FanOut(100)
+    out = FanOut(100, clock=still)
     out.send("large", large, message(1))
     await asyncio.sleep(0)
 
@@ -85,7 +155,7 @@ async def test_small_topic_does_not_wait_for_a_large_one():
 
 async def test_messages_that_come_together_go_out_together():
     inboxes, members = crowd(300)
-    out = FanOut(100)
+    out = FanOut(100, clock=still)
 
     for number in range(16):
         out.send("a", members, message(number))
@@ -98,7 +168,7 @@ async def test_messages_that_come_together_go_out_together():
 
 async def test_member_that_leaves_between_slices_gets_nothing_more():
     inboxes, members = crowd(300)
-    out = FanOut(100)
+    out = FanOut(100, clock=still)
     out.send("a", members, message(1))
     await asyncio.sleep(0)
 
@@ -111,7 +181,7 @@ async def test_member_that_leaves_between_slices_gets_nothing_more():
 async def test_socket_that_fails_hurts_nobody_else(expect_log):
     expected = expect_log("socket 1 did not take an event", count=1)
     inboxes, members = crowd(3)
-    out = FanOut(10)
+    out = FanOut(10, clock=still)
 
     def fail(message):
         raise RuntimeError("no")
@@ -126,7 +196,7 @@ async def test_socket_that_fails_hurts_nobody_else(expect_log):
 
 async def test_event_published_while_delivering_comes_after_those_that_wait():
     inboxes, members = crowd(4)
-    out = FanOut(2)
+    out = FanOut(2, clock=still)
 
     def answer(message):
         if message.payload == 1:
@@ -144,7 +214,7 @@ async def test_full_until_half_of_it_is_served(monkeypatch):
     monkeypatch.setattr(fanout, "HIGH_WATER", 8)
     monkeypatch.setattr(fanout, "BATCH", 1)
     _, members = crowd(4)
-    out = FanOut(2)
+    out = FanOut(2, clock=still)
     for number in range(7):
         out.send("a", members, message(number))
     before = out.full
@@ -161,7 +231,7 @@ async def test_full_until_half_of_it_is_served(monkeypatch):
 async def test_closed_while_waiting_for_room(monkeypatch):
     monkeypatch.setattr(fanout, "HIGH_WATER", 1)
     _, members = crowd(4)
-    out = FanOut(2)
+    out = FanOut(2, clock=still)
     out.send("a", members, message(1))
     waiting = asyncio.ensure_future(out.room())
 
@@ -173,7 +243,7 @@ async def test_closed_while_waiting_for_room(monkeypatch):
 
 @pytest.mark.parametrize("size", [1, 3, 1000])
 async def test_nobody_is_no_work(size):
-    out = FanOut(size)
+    out = FanOut(size, clock=still)
     out.send("a", (), message(1))
     await turns(2)
     assert not out.full
@@ -193,7 +263,7 @@ async def test_nobody_is_no_work(size):
 )
 def test_each_member_gets_what_was_sent_since_it_came_once_and_in_order(steps, slice_size):
     async def run():
-        out = FanOut(slice_size)
+        out = FanOut(slice_size, clock=still)
         topics = {0: (), 1: (), 2: ()}
         expected = {}
         for number, (step, topic) in enumerate(steps):

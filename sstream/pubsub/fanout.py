@@ -44,11 +44,11 @@ class Member:
 
     __slots__ = ("deliver", "era", "had_since", "socket")
 
-    def __init__(self, socket: Socket) -> None:
+    def __init__(self, socket: Socket, deliver: Callable[[Message], object]) -> None:
         self.socket = socket
         self.had_since: Position | None = None
         self.era = 0
-        self.deliver: Callable[[Message], object] = socket.deliver
+        self.deliver = deliver
 
 
 def _nothing() -> None:

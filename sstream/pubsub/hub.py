@@ -216,6 +216,7 @@ class Hub:
         """Make ``socket`` a member; the topics that it was not in before."""
         mine = self._sockets.setdefault(socket, {})
         new = [name for name in dict.fromkeys(names) if name not in mine]
+        deliver = socket.deliver  # one bound method for all of them
         for name in new:
             topic = self._topics.get(name)
             if topic is None:
@@ -226,7 +227,7 @@ class Hub:
                 if options_of(name, self._channel_options).presence:
                     self._present_topics[name] = None
                 self._rounds.add(name)
-            mine[name] = topic.members[socket] = member = Member(socket)
+            mine[name] = topic.members[socket] = member = Member(socket, deliver)
             if topic.log is not None:
                 member.had_since, member.era = topic.log.position, topic.log.era
             topic.snapshot = None

@@ -13,6 +13,7 @@ Parameters and results stay raw until it is known what they must be: only then t
 types. Whatever the bytes are, decoding raises one of ``DECODE_ERRORS`` or ``BadMessage``, and nothing else.
 """
 
+import functools
 import re
 import sys
 from collections.abc import Callable, Collection
@@ -127,6 +128,7 @@ class Bounds:
     containers: int | None = CONTAINERS
 
     @classmethod
+    @functools.lru_cache(maxsize=64)  # the same for all sockets with the same limits
     def of(cls, depth: int | None, message_size: int | None) -> "Bounds":
         """Get the bounds for messages of ``message_size`` bytes: memory per byte stays the same."""
         return cls(depth, None if message_size is None else max(CONTAINERS, message_size // 16))

@@ -8,7 +8,6 @@ socket unless it is detached, and is bounded.
 import asyncio
 import contextvars
 import inspect
-import itertools
 import logging
 import math
 import sys
@@ -175,12 +174,12 @@ class Calls:
         "_flight",
         "_handler",
         "_held",
-        "_ids",
         "_is_closed",
         "_is_deaf",
         "_is_full",
         "_is_letting_go",
         "_is_winding_down",
+        "_last_id",
         "_most",
         "_on_client",
         "_pause",
@@ -226,7 +225,7 @@ class Calls:
         self._is_deaf = False
         self._held: list[bytes | str] | None = None
         self._is_letting_go = False
-        self._targets: dict[type, Any] = {}
+        self._targets: dict[type, Any] | None = None  # there once a group of `Actions` was called
         # Invariant: a call is in _flight from the moment that it first waits until its coroutine has ended, and
         # in _by_id for as long as, moreover, it has not been answered.
         self._flight: dict[_Call, None] = {}
@@ -234,8 +233,8 @@ class Calls:
         self._by_id: dict[int | str, _Call] = {}
         # How many calls in flight wait for the client itself: for an answer, or for credit.
         self._on_client = 0
-        self._ids = itertools.count(1)
-        self._asked: dict[int | str, asyncio.Future[Any]] = {}
+        self._last_id = 0
+        self._asked: dict[int | str, asyncio.Future[Any]] | None = None  # there once the browser was called
 
     # From the socket
 
@@ -310,10 +309,11 @@ class Calls:
         self._is_closed = self._is_deaf = True
         self._held = None
         self._send = _nowhere
-        for answer in self._asked.values():
-            if not answer.done():
-                answer.set_exception(RPCError(UNAVAILABLE, "the socket is closed"))
-        self._asked.clear()
+        if self._asked is not None:
+            for answer in self._asked.values():
+                if not answer.done():
+                    answer.set_exception(RPCError(UNAVAILABLE, "the socket is closed"))
+            self._asked.clear()
         self._by_id.clear()
         for call in list(self._flight):
             self._cut_off(call)
@@ -357,11 +357,13 @@ class Calls:
         """
         if self._is_closed:
             raise RPCError(UNAVAILABLE, "the socket is closed")
-        call_id = next(self._ids)
+        self._last_id = call_id = self._last_id + 1
+        if (asked := self._asked) is None:
+            asked = self._asked = {}
         trace = traceparent.get()
         meta = () if trace is None else ({"traceparent": trace},)
         payload = self._encode((0, call_id, method, params, *meta))
-        answer = self._asked[call_id] = self._pool.loop.create_future()
+        answer = asked[call_id] = self._pool.loop.create_future()
         self._send(payload)
         if timeout is None:
             timeout = self._call_timeout
@@ -373,7 +375,7 @@ class Calls:
             raise RPCError(TIMEOUT, f"the browser did not answer {method!r} in time") from None
         finally:
             self._on_client -= 1
-            if self._asked.pop(call_id, None) is not None:
+            if asked.pop(call_id, None) is not None:
                 self._send(self._encode((3, call_id)))
 
     # One message
@@ -400,7 +402,7 @@ class Calls:
                         call.wanted.set_result(None)
             case ReplyMessage(id=call_id):
                 # A reply that nobody waits for is late: the call has timed out.
-                answer = self._asked.pop(call_id, None)
+                answer = self._asked.pop(call_id, None) if self._asked is not None else None
                 if answer is not None and not answer.done():
                     self._answer(answer, message)
 
@@ -632,6 +634,8 @@ class Calls:
     # Replies
 
     def _target(self, owner: type[Any]) -> Any:
+        if self._targets is None:
+            self._targets = {}
         target = self._targets.get(owner)
         if target is None:
             target = self._targets[owner] = owner(self._handler)

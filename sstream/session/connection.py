@@ -66,7 +66,7 @@ class ConnectionSession:
         # Invariant: one turn is running if _turns > 0, and the other _turns - 1 are in _waiting.
         self._turns = 0
         self._holder: asyncio.Task[Any] | None = None  # who has the turn, if it may wait in it
-        self._waiting: list[asyncio.Future[None]] = []  # few; an empty deque takes 0.6 KB
+        self._waiting: list[asyncio.Future[None]] | None = None  # few, and rarely any
         self._task: asyncio.Task[None] | None = None  # what is tried again until the store answers
         # The process' own, of the current session, once `now` has looked it up. Invariant: it is fresh only if this
         # socket is open and the session has not ended; one that was let go of is never fresh again.
@@ -248,12 +248,15 @@ class ConnectionSession:
         if self._turns == 1:
             return
         turn = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
+        if self._waiting is None:
+            self._waiting = []
+        waiting = self._waiting
+        waiting.append(turn)
         try:
             await turn
         except asyncio.CancelledError:
             if turn.cancelled():
-                self._waiting.remove(turn)
+                waiting.remove(turn)
                 self._turns -= 1
             else:
                 self._end_turn()  # it was ours already
@@ -263,8 +266,8 @@ class ConnectionSession:
         self._turns -= 1
         self._holder = None
         # One that was cancelled in this very pass of the loop is still here; it takes itself out.
-        for turn in self._waiting:
-            if not turn.done():
+        for turn in self._waiting or ():
+            if not turn.done() and self._waiting is not None:
                 self._waiting.remove(turn)
                 turn.set_result(None)
                 return

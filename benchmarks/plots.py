@@ -66,7 +66,7 @@ def _bar_picture(result: Result, file: Path, panels: Sequence[tuple[str, str, fl
     if not names:
         return
     # What was not measured has no panel.
-    panels = [panel for panel in panels if any(median(result, panel[0], name, panel[1]) for name in names)]
+    panels = [panel for panel in panels if any(median(result, panel[0], name, panel[1]) is not None for name in names)]
     # The best on top: barh begins at the bottom.
     names.sort(key=lambda name: median(result, cells[0], name, key) or 0, reverse=key == "bytes")
     figure = Figure(figsize=(9.6, 0.32 * len(names) + 1.0), layout="constrained")

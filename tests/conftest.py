@@ -22,7 +22,7 @@ from sstream import Application
 from sstream.settings import all_settings
 from sstream.testing import RedisServer, ToolMissing, find_chromium, find_node, set_patience
 
-SETTLE = 5.0  # seconds in which tasks that are about to end must have ended
+SETTLE = 20.0  # seconds in which tasks that are about to end must have ended
 WATCHED = ("sstream", "tornado", "asyncio")
 CI = os.environ.get("CI") == "true"
 
@@ -30,7 +30,7 @@ CI = os.environ.get("CI") == "true"
 hypothesis.settings.register_profile("sstream", deadline=None, derandomize=CI, print_blob=True)
 hypothesis.settings.load_profile("sstream")
 
-set_patience(10.0)  # seconds; only a failure meets it
+set_patience(20.0)  # seconds; only a failure meets it
 
 
 def pytest_configure() -> None:

@@ -272,7 +272,7 @@ async def test_requests_are_let_go_of_whoever_answers_them(serve_app: ServeApp) 
     pages = [await browser.get(path) for path in ("/", "/refuse", "/inner/x", "/missing", "/ws", "/callable")]
     socket = await browser.connect()
     await socket.close()
-    await within(site.app.drain(), "it waits for somebody", timeout=1)
+    await within(site.app.drain(), "it waits for somebody")
     await browser.close()
 
     assert [page.status for page in pages] == [200, 403, 200, 404, 400, 200]
@@ -818,8 +818,8 @@ async def test_closing_while_a_page_saves_its_session_leaves_nothing_running(
 async def test_draining_an_idle_or_unused_process_is_quick(serve_app: ServeApp) -> None:
     site = await serve_app(("/ws", Live))
 
-    await within(site.app.drain(), "it did not end", timeout=1)
-    await within(site.app.drain(), "it did not end", timeout=1)
+    await within(site.app.drain(), "it did not end")
+    await within(site.app.drain(), "it did not end")
 
 
 # --- hostile connections ----------------------------------------------------------------------------------------------

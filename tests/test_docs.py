@@ -29,7 +29,7 @@ def test_a_block_of_the_documentation_runs_by_itself(block: str) -> None:
 def test_all_pages_build_without_a_warning(tmp_path: Path) -> None:
     sphinx = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-d", tmp_path / "trees"]
 
-    done = subprocess.run([*sphinx, DOCS, tmp_path / "html"], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run([*sphinx, DOCS, tmp_path / "html"], capture_output=True, text=True, timeout=240, check=False)
 
     assert done.returncode == 0, done.stderr
     assert "autoclass" not in (tmp_path / "html" / "api.html").read_text()

@@ -79,19 +79,19 @@ class Caller:
             self.acknowledged.add(name)
 
 
-@pytest.mark.gen_test(timeout=240)
+@pytest.mark.gen_test(timeout=300)
 async def test_ten_drains_at_500_calls_a_second_lose_nothing_and_run_nothing_twice(redis_url: str) -> None:
     command = [sys.executable, "-m", "sstream", "run", "tests.apps.ledger:make_app", "--port", "0", "--processes", "3"]
     with Process(*command, cwd=ROOT, env={"REDIS_URL": redis_url}) as process:
-        url = process.wait_for(r"listening on (http://127\.0\.0\.1:\d+)", timeout=40)[1].replace("http", "ws") + "/ws"
+        url = process.wait_for(r"listening on (http://127\.0\.0\.1:\d+)", timeout=60)[1].replace("http", "ws") + "/ws"
         fleet, end = Fleet(process), asyncio.Event()
         callers = [Caller(str(number), url) for number in range(CALLERS)]
         calling = [asyncio.create_task(caller.call_until(end)) for caller in callers]
 
         for drained in range(1, SIGTERMS + 1):
-            oldest, *_ = await eventually(lambda: fleet.up if len(fleet.up) >= 2 else None, "no two serve", timeout=30)
+            oldest, *_ = await eventually(lambda: fleet.up if len(fleet.up) >= 2 else None, "no two serve", timeout=60)
             os.kill(oldest, signal.SIGTERM)
-            await eventually(lambda drained=drained: len(fleet.gone) >= drained, f"{oldest} does not end", timeout=30)
+            await eventually(lambda drained=drained: len(fleet.gone) >= drained, f"{oldest} does not end", timeout=60)
         end.set()
         await asyncio.gather(*calling)
         process.send(signal.SIGTERM)

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run ``python -m sstream`` as a user does."""
     command = [sys.executable, "-W", "error", "-m", "sstream", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
 
 
 def test_describe_writes_json_to_the_terminal():

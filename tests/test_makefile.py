@@ -89,7 +89,7 @@ class House:
             env={"PATH": str(self.bin), "HOME": str(self.folder), **env},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=240,
             check=False,
         )
 

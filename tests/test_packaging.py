@@ -199,7 +199,7 @@ def test_wheel_works_by_itself(wheel: Path, tmp_path: Path) -> None:
     script += "; from sstream import Application; Application([])"
 
     done = subprocess.run(
-        [sys.executable, "-I", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-I", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False
     )
 
     assert done.returncode == 0, done.stderr

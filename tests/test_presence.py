@@ -26,7 +26,7 @@ def nodes(redis_url: str) -> Iterator[list[Node]]:
     with ExitStack() as stack:
         processes = [stack.enter_context(Process(*command, cwd=ROOT, env={"REDIS_URL": redis_url})) for _ in range(2)]
         ready = r"listening on (http://127\.0\.0\.1:\d+)"
-        yield [(process, process.wait_for(ready, timeout=25)[1]) for process in processes]
+        yield [(process, process.wait_for(ready, timeout=60)[1]) for process in processes]
 
 
 async def join(browser: Browser) -> Socket:

@@ -50,7 +50,7 @@ class Server(Process):
     def __init__(self, folder: Path, arguments: list[str], variables: dict[str, str]) -> None:
         arguments[arguments.index("--port") + 1] = "0"
         super().__init__(*arguments, cwd=folder, env={**os.environ, **variables})
-        self.url = self.wait_for(r"(http://[^\s,]+)", timeout=30)[1]
+        self.url = self.wait_for(r"(http://[^\s,]+)", timeout=60)[1]
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +114,7 @@ def test_the_test_passes(tmp_path: Path) -> None:
         env={**os.environ, **variables},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
 

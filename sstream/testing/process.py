@@ -82,7 +82,7 @@ class Process:
         size = os.fstat(self._file.fileno()).st_size
         return os.pread(self._file.fileno(), size, 0).decode("utf-8", "replace")
 
-    def wait_for(self, pattern: str, *, timeout: float = 10.0, after: int = 0) -> re.Match[str]:
+    def wait_for(self, pattern: str, *, timeout: float = 30.0, after: int = 0) -> re.Match[str]:
         """The first match of a regular expression in its log, waited for.
 
         Args:

@@ -14,7 +14,7 @@ from sstream.testing.tools import find_redis_server
 
 __all__ = ["RedisServer"]
 
-START = 10.0  # seconds until it must answer
+START = 30.0  # seconds until it must answer
 STOP = 5.0
 POLL = 0.01
 ADDRESS_IN_USE = re.compile(r"[Aa]ddress already in use")

@@ -98,7 +98,7 @@ def test_page_is_loaded_as_well(server: Server, load: Callable[..., Done]) -> No
 def test_ctrl_c_gives_the_summary_so_far(server: Server) -> None:
     words = ["load", f"ws://127.0.0.1:{server.port}/ws", "--connections", "2", "--rate", "100", "--seconds", "60"]
     with Process(sys.executable, "-m", "benchmarks", *words, cwd=ROOT) as process:
-        process.wait_for("connections open", timeout=30)
+        process.wait_for("connections open", timeout=60)
         os.killpg(process.pid, signal.SIGINT)
 
         assert process.wait(10) == 0

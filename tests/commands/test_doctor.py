@@ -308,7 +308,7 @@ def test_report_does_without_signs_that_the_terminal_cannot_show() -> None:
         env={**os.environ, "PYTHONIOENCODING": "ascii"},
         cwd=Path(__file__).parents[2],
         capture_output=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
 

@@ -41,7 +41,7 @@ def test_it_passes_its_own_test(shop: Path, need: Callable[..., str], tmp_path: 
         env={**os.environ, **nowhere, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
         check=False,
     )
 
@@ -63,7 +63,7 @@ def test_it_is_written_as_we_write(shop: Path) -> None:
     for words in (["format", "--check"], ["check", "--select=E,F,I,UP,B", "--line-length=120"]):
         config = ["--config=line-length=120"] if words[0] == "format" else []
         command = [sys.executable, "-m", "ruff", *words, *config, "--isolated", "--no-cache", "."]
-        done = subprocess.run(command, cwd=shop, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(command, cwd=shop, capture_output=True, text=True, timeout=240, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -81,7 +81,7 @@ def test_its_methods_can_be_described(shop: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "SSTREAM_DEBUG": "true", "USERS_FILE": ":memory:"}
     environment["PYTHONDONTWRITEBYTECODE"] = "1"
 
-    done = subprocess.run(command, cwd=shop, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, cwd=shop, env=environment, capture_output=True, text=True, timeout=240, check=False)
 
     assert done.returncode == 0, done.stderr
     assert "cart.add" in done.stdout

@@ -33,7 +33,7 @@ def run(redis_url: str) -> Iterator[Run]:
         def run(*options: str, app: str = APP, **env: str) -> tuple[Process, Browser]:
             command = [sys.executable, "-W", "error", "-m", "sstream", "run", app, "--port", "0", *options]
             process = processes.enter_context(Process(*command, cwd=ROOT, env={"REDIS_URL": redis_url, **env}))
-            url = process.wait_for(r"listening on (http://127\.0\.0\.1:\d+)", timeout=25)[1]
+            url = process.wait_for(r"listening on (http://127\.0\.0\.1:\d+)", timeout=60)[1]
             return process, Browser(url)
 
         yield run
@@ -84,7 +84,7 @@ async def test_a_process_that_is_asked_twice_ends_at_once_and_says_what_is_cut(r
 async def test_a_program_that_ends_with_app_run_says_where_it_listens_and_goes_down_gently() -> None:
     program = "import tests.apps.running; tests.apps.running.make_app().run(0, '127.0.0.1')"
     with Process(sys.executable, "-W", "error", "-c", program, cwd=ROOT, env={"DEBUG": "1"}) as process:
-        line = await asyncio.to_thread(process.wait_for, r"^Listening on (http://.*); Ctrl-C ends it\.$", timeout=25)
+        line = await asyncio.to_thread(process.wait_for, r"^Listening on (http://.*); Ctrl-C ends it\.$", timeout=60)
         browser = Browser(line[1])
         assert (await browser.get("/")).json == {"pid": process.pid, "visits": 1}
 
@@ -139,7 +139,7 @@ async def test_who_waits_to_be_accepted_loses_nothing_when_one_of_the_processes_
 
     assert {(await visit).status for visit in visits} == {200}
     await asyncio.to_thread(process.wait_for, rf"process {pids[0]} ended with status 0 .*; another in 0\.1 s")
-    replaced = await asyncio.to_thread(process.wait_for, r"process (\d+) is up", timeout=25)
+    replaced = await asyncio.to_thread(process.wait_for, r"process (\d+) is up", timeout=60)
     assert int(replaced[1]) not in pids
 
 
@@ -221,7 +221,7 @@ async def test_with_debug_it_begins_anew_when_a_file_was_changed(run: Run, tmp_p
     while "it is after" not in process.log:
         module.touch()  # Tornado looks twice a second, and the first time remembers how things are
         await asyncio.sleep(0.05)
-    await asyncio.to_thread(process.wait_for, r"(?s)it is after.*listening on", timeout=25)
+    await asyncio.to_thread(process.wait_for, r"(?s)it is after.*listening on", timeout=60)
     process.send(signal.SIGTERM)
     assert await asyncio.to_thread(process.wait) == 0
 

@@ -82,7 +82,7 @@ def test_in_memory_it_is_one_process_and_says_so_and_why_there_is_no_express(fre
 
 def test_a_port_that_is_taken_is_passed_over_and_said(free_port):
     with socket.create_server(("127.0.0.1", free_port)), demo("--port", str(free_port), "--memory") as process:
-        url = process.wait_for(rf"^  Open +(http://localhost:\d+/) \({free_port} is taken\)$", timeout=30)[1]
+        url = process.wait_for(rf"^  Open +(http://localhost:\d+/) \({free_port} is taken\)$", timeout=60)[1]
         with urlopen(url) as page:
             assert page.status == 200
 

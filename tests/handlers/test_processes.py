@@ -17,7 +17,7 @@ def processes(redis_server: str) -> Iterator[list[Process]]:
     processes = [Process(sys.executable, ROOT / "tests/apps/two.py", redis_server, cwd=ROOT) for _ in range(2)]
     try:
         for process in processes:
-            process.wait_for(r"^listening on ", timeout=20)
+            process.wait_for(r"^listening on ", timeout=60)
         yield processes
     finally:
         for process in processes:

@@ -17,7 +17,7 @@ OPEN = "/_sstream/inspector"
 @pytest.fixture(scope="module")
 def site() -> Iterator[str]:
     with Process(sys.executable, HERE / "busy_site.py", "values") as process:
-        yield process.wait_for(r"^http://\S+", timeout=30)[0]
+        yield process.wait_for(r"^http://\S+", timeout=60)[0]
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import msgspec
 from sstream import testing
 from sstream.pubsub import ChannelOptions, History, Message, Position
 
-PATIENCE = 10.0  # seconds; only a failure meets it
+PATIENCE = 20.0  # seconds; only a failure meets it
 
 LAST_TEN = History(10, 60)
 

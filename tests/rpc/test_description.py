@@ -163,7 +163,7 @@ def compile_typescript(tmp_path, node, description):
     def compile_typescript(source: str) -> tuple[int, str]:
         (tmp_path / "use.mts").write_text(source.replace("@CLIENT@", str(CLIENT)), encoding="utf-8")
         done = subprocess.run(
-            [node, compiler, "--project", tmp_path], capture_output=True, text=True, timeout=60, check=False
+            [node, compiler, "--project", tmp_path], capture_output=True, text=True, timeout=240, check=False
         )
         return done.returncode, done.stdout + done.stderr
 

@@ -263,8 +263,8 @@ def run(folder: Path, sample: str, *arguments: str, **env: str) -> str:
     tests = folder / "tests"
     tests.mkdir()
     conftest = (ROOT / "tests/conftest.py").read_text()
-    assert "SETTLE = 5.0" in conftest
-    (tests / "conftest.py").write_text(conftest.replace("SETTLE = 5.0", "SETTLE = 0.2"))
+    assert "SETTLE = 20.0" in conftest
+    (tests / "conftest.py").write_text(conftest.replace("SETTLE = 20.0", "SETTLE = 0.2"))
     (tests / "test_sample.py").write_text(sample)
     shutil.copy(ROOT / "pyproject.toml", folder)
     environment = {name: value for name, value in os.environ.items() if name != "CI"}
@@ -274,7 +274,7 @@ def run(folder: Path, sample: str, *arguments: str, **env: str) -> str:
         env={**environment, "PYTHONPATH": str(ROOT), **env},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
         check=False,
     )
     assert done.returncode == 1, done.stdout + done.stderr

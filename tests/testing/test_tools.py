@@ -162,7 +162,7 @@ def test_package_without_the_file_is_passed_over() -> None:
 
 def run_module(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "sstream.testing", *arguments], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-m", "sstream.testing", *arguments], capture_output=True, text=True, timeout=240, check=False
     )
 
 

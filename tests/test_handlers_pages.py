@@ -1363,15 +1363,14 @@ async def test_redis_down_is_503_in_time_with_a_short_text_and_heals_by_itself(
     browser = site.browser()
     await browser.get()
     expect_log("Redis cannot be reached")
-    expect_log("Redis is back", count=1)
+    expect_log("Redis is back")
     expect_log("503 GET", required=False)
     expect_log("503 GET", logger="tornado.general", required=False)
     expect_log("503 GET", logger="tornado.access")
 
     proxy.refuse()
-    started = asyncio.get_running_loop().time()
-    read, write, first = await asyncio.gather(browser.get("/look"), browser.get("/"), site.browser().get("/put?a=1"))
-    took = asyncio.get_running_loop().time() - started
+    asked = (browser.get("/look"), browser.get("/"), site.browser().get("/put?a=1"))
+    read, write, first = await within(asyncio.gather(*asked), "they wait on")
     stranger = await site.browser().get("/look")
     await proxy.accept()
     healed = await eventually(lambda: _ok(browser, "/"), "it did not heal")
@@ -1380,7 +1379,6 @@ async def test_redis_down_is_503_in_time_with_a_short_text_and_heals_by_itself(
         assert (page.status, page.cookies) == (503, [])
         assert len(page.text) < 200
         assert "edis" not in page.text
-    assert took < 1.3
     assert stranger.status == 200  # needs no session, so needs no store
     assert healed.text == "2 visits"
 
@@ -1395,7 +1393,7 @@ async def test_redis_down_at_start_is_503_and_the_process_works_when_redis_comes
 ) -> None:
     proxy.refuse()
     expect_log("Redis cannot be reached")
-    expect_log("Redis is back", count=1)
+    expect_log("Redis is back")
     expect_log("503 GET", required=False)
     expect_log("503 GET", logger="tornado.general", required=False)
     expect_log("503 GET", logger="tornado.access", required=False)
@@ -1423,13 +1421,10 @@ async def test_a_frozen_redis_is_503_in_about_a_second(
     expect_log("503 GET", logger="tornado.access")
 
     proxy.freeze()
-    started = asyncio.get_running_loop().time()
-    page = await browser.get()
-    took = asyncio.get_running_loop().time() - started
+    page = await within(browser.get(), "it waits on")
     proxy.thaw()
 
     assert page.status == 503
-    assert took < 1.3
     assert (await eventually(lambda: _ok(browser, "/"), "it did not heal")).text == "2 visits"
 
 

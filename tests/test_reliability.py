@@ -88,7 +88,7 @@ def start(redis_url: str) -> Iterator[Start]:
 
         def start() -> tuple[Process, Browser]:
             process = processes.enter_context(Process(sys.executable, "-c", APP, redis_url, cwd=ROOT))
-            port = process.wait_for(r"^listening on (\d+)$", timeout=20)[1]
+            port = process.wait_for(r"^listening on (\d+)$", timeout=60)[1]
             return process, Browser(f"http://127.0.0.1:{port}")
 
         yield start
@@ -222,12 +222,12 @@ async def test_no_error_tells_what_redis_repeats_of_a_command(need: Callable[...
 
 def test_a_text_that_was_cut_inside_a_string_is_told_at_once() -> None:
     text = b'{"cookie":{},"a":[' + b"[]," * 70 + b'"' + b'\\"' * 500_000
-    began = time.monotonic()
+    began = time.thread_time()
 
     with pytest.raises(express.CorruptText):
         express.split(text)
 
-    assert time.monotonic() - began < 5.0  # in the square of its length it would take hours
+    assert time.thread_time() - began < 5.0  # in the square of its length it would take hours
 
 
 # --- draining ---------------------------------------------------------------------------------------------------------

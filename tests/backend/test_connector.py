@@ -10,6 +10,7 @@ from redis.asyncio.connection import Connection as PlainConnection, SSLConnectio
 from sstream.backend.connection import BROKEN
 from sstream.backend.connector import Connector
 from sstream.errors import ConfigurationError
+from sstream.testing import within
 
 
 def made(redis, timeout=1.0):
@@ -171,8 +172,5 @@ async def test_server_that_never_answers_is_given_up_in_time():
     server = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     async with server:
-        began = asyncio.get_running_loop().time()
         with pytest.raises(BROKEN):
-            await Connector(f"redis://:password@127.0.0.1:{port}", timeout=0.1).open()
-
-        assert asyncio.get_running_loop().time() - began < 2
+            await within(Connector(f"redis://:password@127.0.0.1:{port}", timeout=0.1).open(), "it waits on")

@@ -8,7 +8,6 @@ import resource
 import signal
 import socket
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -145,14 +144,12 @@ async def test_one_that_does_not_end_in_its_time_is_killed(notes, listening, exp
     deaf = "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
     running = asyncio.create_task(make(deaf + UP + STAY, notes, listening, 1).run())
     await eventually(lambda: pids(notes), "it did not start")
-    began = time.monotonic()
     await eventually(lambda: _ignores(pids(notes)[0], signal.SIGTERM), "it does not ignore the signal")
 
     os.kill(os.getpid(), signal.SIGTERM)
 
     assert await within(running, "it did not end") == 1
     assert str(pids(notes)[0]) in line.records[0].getMessage()
-    assert time.monotonic() - began < 5.0
 
 
 def _ignores(pid, number):

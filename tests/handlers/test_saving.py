@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from tornado.web import RequestHandler
 
-from sstream import SessionMixin, load_session, rpc
+from sstream import Limits, SessionMixin, load_session, rpc
 from sstream.testing import StoreProbe, within
 
 from .live import Live, ServeLive, stored
@@ -111,7 +111,8 @@ async def test_many_counts_of_several_tabs_and_pages_at_once_are_all_kept_by_tra
         async def get(self) -> None:
             self.write(str(await self.session.transact(count)))
 
-    site = await serve_live(store, Counter, ("/count", CountPage))
+    # Forty that contend may want more than the second that one alone is given.
+    site = await serve_live(store, Counter, ("/count", CountPage), limits=Limits(store_deadline=None))
     browser = site.browser()
     await browser.get("/put?a=1")
     tabs = [await browser.connect() for _ in range(3)]

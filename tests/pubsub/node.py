@@ -36,7 +36,7 @@ async def attend(url: str, channel: str, *users: str) -> None:
     broker = RedisBroker(url)
     hub = Hub(broker, channel_options=with_history)
     await hub.start()
-    presence = Presence(broker, hub, PresenceOptions(ttl=1.0, heartbeat=0.2, grace=0.3))
+    presence = Presence(broker, hub, PresenceOptions(ttl=2.0, heartbeat=0.2, grace=0.3))
     await presence.start()
     inbox = Inbox()
     await hub.bind(inbox, f"channel:{channel}")

@@ -31,14 +31,13 @@ class SmallCluster:
 
     def __init__(self):
         with contextlib.ExitStack() as stack:
-            config = "cluster-enabled yes\ncluster-node-timeout 500\ncluster-replica-validity-factor 0\ncluster-port {}"
-            bus = [free_port() for _ in range(SHARDS + 1)]
-            self.servers = [stack.enter_context(RedisServer(config.format(port))) for port in bus]
+            config = "cluster-enabled yes\ncluster-node-timeout 500\ncluster-replica-validity-factor 0"
+            self.servers = [stack.enter_context(RedisServer(config)) for _ in range(SHARDS + 1)]
             self.clients = [stack.enter_context(redis.Redis.from_url(server.url)) for server in self.servers]
-            for client, port in zip(self.clients, bus, strict=True):
-                for server, other in zip(self.servers, bus, strict=True):
-                    if other != port:
-                        client.execute_command("CLUSTER MEET", "127.0.0.1", server.port, other)
+            for client, one in zip(self.clients, self.servers, strict=True):
+                for other in self.servers:
+                    if other is not one:
+                        client.execute_command("CLUSTER MEET", "127.0.0.1", other.port)
             self.ids = [client.execute_command("CLUSTER MYID") for client in self.clients]
             self.until(lambda: all(self.known_by(client) == {*self.ids} for client in self.clients))
             step = -(-16384 // SHARDS)
@@ -205,7 +204,7 @@ async def test_replica_that_takes_over_is_followed(cluster, url, expect_log):
     expect_log("", "sstream.pubsub", required=False)
     topic = next(f"user:{number}" for number in range(100) if cluster.owner(f"user:{number}") == 0)
     ear = Ear()
-    broker = RedisBroker(url, deadline=0.5, ping_interval=0.2)
+    broker = RedisBroker(url, deadline=5.0, ping_interval=0.2)
     await broker.start(ear)
     await broker.subscribe([topic])
 

@@ -87,6 +87,7 @@ class Stream:
 
     def __init__(self, url: str) -> None:
         self.broker = RedisBroker(url, **SHORT)
+        self._patient = RedisBroker(url, deadline=PATIENCE)
         self._publisher = Publisher(self.broker, channel_options=options)
         self._tasks: set[asyncio.Task[None]] = set()
         self.number = 0
@@ -112,8 +113,12 @@ class Stream:
     async def end(self) -> Position:
         """One last event in each channel; the position of the numbered one."""
         await asyncio.gather(*self._tasks)
-        await self._publisher.channel("plain", "n", self.number)
-        return await self.broker.publish(KEPT, encode_event("n", [self.number]), options("kept").history)
+        await Publisher(self._patient, channel_options=options).channel("plain", "n", self.number)
+        return await self._patient.publish(KEPT, encode_event("n", [self.number]), options("kept").history)
+
+    async def close(self) -> None:
+        await self.broker.close()
+        await self._patient.close()
 
 
 class Chaos:
@@ -177,7 +182,7 @@ async def house(server):
     """A stream of events, and two nodes with three followers each."""
     async with contextlib.AsyncExitStack() as stack:
         stream = Stream(server.url)
-        stack.push_async_callback(stream.broker.close)
+        stack.push_async_callback(stream.close)
         proxies, hubs, followers = [], [], []
         for number in range(2):
             proxy = await stack.enter_async_context(FaultProxy(server.port))
@@ -188,7 +193,7 @@ async def house(server):
             await hub.start()
             group = [Follower(f"{number}.{socket}") for socket in range(3)]
             for follower in group:
-                await hub.bind(follower, KEPT, PLAIN)
+                await refollow(hub, follower)
             proxies.append(proxy)
             hubs.append(hub)
             followers.append(group)

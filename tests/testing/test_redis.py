@@ -2,7 +2,6 @@
 
 import re
 import socket
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -182,12 +181,9 @@ def test_server_that_never_answers_is_told(
     mute.write_text("#!/bin/sh\necho I shall say nothing\nexec sleep 60\n")
     mute.chmod(0o755)
     monkeypatch.setattr(testing_redis, "START", 2.0)  # time enough for it to write
-    began = time.monotonic()
 
     with pytest.raises(ProcessError, match=r"did not answer within 2 s; it wrote:\nI shall say nothing"):
         start(binary=mute)
-
-    assert time.monotonic() - began < testing_redis.STOP
 
 
 def test_log_is_the_servers_own(server: RedisServer) -> None:

@@ -151,18 +151,19 @@ async def test_legal_bombs_in_a_row_leave_room_for_others(serve: Serve) -> None:
         limits = dataclasses.replace(DEFAULT, message_rate=None)
 
         def on_message(self, message: str | bytes) -> None:
+            lengths.append(len(message))
             self.write_message(str(len(message)))
 
+    lengths: list[int] = []
     site = await serve(Counting)
     peer = await site.connect(Sec_WebSocket_Extensions="permessage-deflate; client_no_context_takeover")
     other = await site.connect()
     peer.send(frame(2, compress(b"\0" * 65536), rsv=4) * 900)
 
     assert (await peer.receive()).payload == b"65536"
-    began = time.monotonic()
     other.send(frame(1, b"quick"))
     assert (await other.receive()).payload == b"5"
-    assert time.monotonic() - began < 0.5
+    assert lengths.index(5) < 900
 
 
 async def test_burst_of_the_limit_passes_and_what_is_over_it_is_4429(serve: Serve) -> None:
@@ -231,7 +232,7 @@ async def test_reader_that_makes_no_progress_is_4408_after_its_time(serve: Serve
 
 async def test_slow_reader_that_makes_progress_gets_all(serve: Serve) -> None:
     class Pushing(Handler):
-        limits = dataclasses.replace(QUIET, send_queue=None, send_stall=0.5)
+        limits = dataclasses.replace(QUIET, send_queue=None, send_stall=1.0)
 
     site = await serve(Pushing)
     peer = await site.connect()
@@ -241,7 +242,7 @@ async def test_slow_reader_that_makes_progress_gets_all(serve: Serve) -> None:
 
     while got < (4 << 20) + 10:
         # In all longer than it may stall; by the clock, for it is the clock that is tested.
-        await asyncio.sleep(max(0.0, began + got / (5 << 20) - time.monotonic()))
+        await asyncio.sleep(max(0.0, began + got / (3 << 20) - time.monotonic()))
         got += len(await peer.reader.readexactly(min(1 << 18, (4 << 20) + 10 - got)))
 
     assert not Pushing.last.closed

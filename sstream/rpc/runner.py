@@ -348,4 +348,5 @@ def _load() -> Any:  # a function of a module without types, or None
 
 
 # In C where it was built: a coroutine that does not wait takes 0.3 us where it takes 0.75 in Python.
+# On 3.12 and 3.13 as well, on a busy machine: 0.74 and 0.64 us where Python takes 1.18 and 0.95.
 _begin = _load()

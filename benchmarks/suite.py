@@ -96,7 +96,7 @@ QUICK = Plan(
 # What `check` compares.
 SMALL = Plan(
     rounds={"calls": 5, "fanout": 3},
-    limit=5 * 60,
+    limit=15 * 60,
     seconds=0.4,
     contenders=("tornado", "sstream-python", "sstream", "sstream-uvloop"),
 )

@@ -74,7 +74,7 @@ async def test_a_process_that_is_asked_twice_ends_at_once_and_says_what_is_cut(r
 
     process.send(signal.SIGTERM)
 
-    assert await asyncio.to_thread(process.wait, 5.0) == -signal.SIGTERM
+    assert await asyncio.to_thread(process.wait, 20.0) == -signal.SIGTERM
     with pytest.raises(SocketClosed):
         await socket.reply(reply)
     assert "SIGTERM came again: ending at once, which cuts 1 call, 0 pages, 1 socket" in process.log
@@ -164,7 +164,7 @@ async def test_a_second_signal_ends_several_processes_at_once_and_each_says_what
 
     process.send(signal.SIGTERM)
 
-    assert await asyncio.to_thread(process.wait, 5.0) == -signal.SIGTERM
+    assert await asyncio.to_thread(process.wait, 20.0) == -signal.SIGTERM
     cut = re.findall(r"which cuts (\d) calls?, 0 pages, (\d) sockets?", process.log)
     assert [sum(map(int, counts)) for counts in zip(*cut, strict=True)] == [2, 2]
     await browser.close()

@@ -33,7 +33,7 @@ from tests.consistency.schedule import PROCESSES, SLOTS, USERS, Schedule
 __all__ = ["House", "Play"]
 
 APP = Path(__file__).with_name("app.py")
-HEALING = 4.0  # seconds until all must be well again after the last fault; only a failure meets it
+HEALING = 20.0  # seconds until all must be well again after the last fault; only a failure meets it
 NOTICE = 0.01  # seconds between two looks
 ORPHAN_TTL = 60  # seconds; of a copy that was placed for a move
 

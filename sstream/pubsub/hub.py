@@ -53,14 +53,39 @@ class _Log:
 
 
 class _Topic:
-    __slots__ = ("acknowledged", "log", "members", "snapshot", "wanted")
+    __slots__ = ("_alone", "_many", "acknowledged", "log", "snapshot", "wanted")
 
     def __init__(self) -> None:
-        self.members: dict[Socket, Member] = {}
+        # One member, as each socket's own topic has it, takes no dict: 0.2 KB less.
+        self._alone: Member | None = None
+        self._many: dict[Socket, Member] | None = None
         self.snapshot: tuple[Member, ...] | None = ()
         self.wanted = False  # the broker was told
         self.acknowledged = False  # and listens
         self.log: _Log | None = None
+
+    @property
+    def members(self) -> Collection[Member]:
+        if self._many is not None:
+            return self._many.values()
+        return () if self._alone is None else (self._alone,)
+
+    def add(self, member: Member) -> None:
+        self.snapshot = None
+        if self._many is not None:
+            self._many[member.socket] = member
+        elif self._alone is None:
+            self._alone = member
+        else:
+            self._many = {self._alone.socket: self._alone, member.socket: member}
+            self._alone = None
+
+    def remove(self, socket: Socket) -> None:
+        self.snapshot = None
+        if self._many is None:
+            self._alone = None
+        else:
+            del self._many[socket]
 
 
 class Hub:
@@ -190,7 +215,7 @@ class Hub:
     def sockets_of(self, topic: str) -> tuple[Socket, ...]:
         """The sockets of this process that are bound to ``topic``."""
         entry = self._topics.get(topic)
-        return () if entry is None else tuple(entry.members)
+        return () if entry is None else tuple(member.socket for member in entry.members)
 
     def size_of(self, topic: str) -> int:
         """How many sockets of this process are bound to ``topic``."""
@@ -227,10 +252,10 @@ class Hub:
                 if options_of(name, self._channel_options).presence:
                     self._present_topics[name] = None
                 self._rounds.add(name)
-            mine[name] = topic.members[socket] = member = Member(socket, deliver)
+            mine[name] = member = Member(socket, deliver)
+            topic.add(member)
             if topic.log is not None:
                 member.had_since, member.era = topic.log.position, topic.log.era
-            topic.snapshot = None
         return new
 
     def _leave_all(self, socket: Socket, names: Collection[str]) -> None:
@@ -248,8 +273,7 @@ class Hub:
             return
         member.deliver = _ignore
         topic = self._topics[name]
-        del topic.members[socket]
-        topic.snapshot = None
+        topic.remove(socket)
         if not topic.members:
             self._rounds.add(name)
 
@@ -310,7 +334,7 @@ class Hub:
             # The read follows the acknowledgement: whatever comes later than the position is on its way to us.
             recovery = await self._broker.history(name, None, record.history)
             if record.begin(recovery.position):
-                for member in topic.members.values():
+                for member in topic.members:
                     if member.deliver == member.socket.deliver:  # not one that is catching up by itself
                         self._note(member, name, recovery.position)
                 self._go_on(name, topic)
@@ -353,14 +377,14 @@ class Hub:
             elif (channel := channel_of(name)) is not None:
                 self._send(name, topic, Message.gap(channel))
             else:
-                touched.update(topic.members)
+                touched.update((member.socket, member) for member in topic.members)
         if touched:
             # Once for each socket, however many of its own topics are meant.
             self._fan_out.send("", tuple(touched.values()), Message.gap(None))
 
     def _send(self, name: str, topic: _Topic, message: Message) -> None:
         if topic.snapshot is None:
-            topic.snapshot = tuple(topic.members.values())
+            topic.snapshot = tuple(topic.members)
         self._fan_out.send(name, topic.snapshot, message)
 
     def _in_order(self, name: str, topic: _Topic, record: _Log, message: Message) -> None:

@@ -81,7 +81,7 @@ class Line:
         self._on_away = on_away
         self._prefix = "S" if on_moved is not None else ""
         self._chunk = 1 if on_moved is not None else CHUNK  # a shard's command must stay within one slot
-        self._wanted: dict[str, None] = {}
+        self._wanted: dict[str, str] = {}  # each under itself, so that what is parsed anew is kept once
         self._acknowledged: set[str] = set()  # by the connection of now
         self._due: dict[str, int] = {}  # acknowledgements that this connection is still to give of each channel
         self._coming_back: set[str] = set()  # asked for at the begin of this connection, not yet acknowledged
@@ -111,7 +111,7 @@ class Line:
 
     async def subscribe(self, channels: Collection[str]) -> None:
         """Listen to ``channels``; see `Broker.subscribe`."""
-        self._wanted.update(dict.fromkeys(channels))
+        self._wanted.update(zip(channels, channels, strict=True))
         missing = set(channels) - self._acknowledged
         if not missing:
             return
@@ -134,7 +134,7 @@ class Line:
 
     def adopt(self, channels: Collection[str]) -> None:
         """Listen to channels that were listened to elsewhere, and tell them as missed when they are heard."""
-        self._wanted.update(dict.fromkeys(channels))
+        self._wanted.update(zip(channels, channels, strict=True))
         self._lost.update(dict.fromkeys(channels))
         if self._connection is not None:
             self._coming_back.update(channels)
@@ -238,8 +238,8 @@ class Line:
         if (due := self._due.pop(channel, 1) - 1) > 0:
             self._due[channel] = due
             return  # what it was given for may have been left since; the one that counts comes last
-        if channel in self._wanted:
-            self._acknowledged.add(channel)
+        if (wanted := self._wanted.get(channel)) is not None:
+            self._acknowledged.add(wanted)
             if self._lost.pop(channel, False) is None:
                 self._found.append(channel)
         self._came_back((channel,))

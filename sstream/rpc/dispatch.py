@@ -56,7 +56,7 @@ from sstream.rpc.registry import COROUTINE, PLAIN, SESSION, Entry, Registry
 from sstream.rpc.runner import Deadlines, Pool, Runner
 from sstream.rpc.trace import is_traceparent, trace_suffix, traceparent
 
-__all__ = ["Calls", "Handler", "drain_detached", "traceparent"]
+__all__ = ["Calls", "Handler", "Reader", "drain_detached", "traceparent"]
 
 _log = logging.getLogger("sstream.rpc")
 
@@ -65,6 +65,10 @@ _MOST_CREDIT: Final = 65536
 
 # What a call may end with that is no mistake of its method's.
 _EXPECTED: Final = (asyncio.CancelledError, RPCError, SessionGone, StoreError, BrokerError)
+
+# What most sockets have in flight; a socket's own are made when its first call waits.
+_NONE_IN_FLIGHT: Final[dict["_Call", None]] = {}
+_NONE_BY_ID: Final[dict[int | str, "_Call"]] = {}
 
 # Calls that outlived their sockets: nobody else holds them.
 _detached: set["_Call"] = set()
@@ -94,6 +98,16 @@ class Handler(Protocol):
 
     def session_turn(self) -> AbstractAsyncContextManager[Any]:
         """Wait for the turn, load the session, commit at the end, or drop the changes on an exception."""
+
+
+class Reader(Protocol):
+    """What the dispatcher needs of a socket's wire; both may be called when that is how things are already."""
+
+    def pause_reading(self) -> object:
+        """Read no more; what was read already may still be handed to ``receive``."""
+
+    def resume_reading(self) -> object:
+        """Read on."""
 
 
 class _Call(msgspec.Struct, eq=False, weakref=True):
@@ -154,12 +168,10 @@ class Calls:
         codec: The subprotocol that was agreed on.
         limits: ``depth``, ``message_size``, ``calls_in_flight`` and ``call_timeout`` are kept here.
         send: Queues one payload; it must not block, and may be called within ``receive``.
-        pause: Stops reading from the socket, if given: too many calls are in flight. What was read already may
-            still be handed to ``receive``.
-        resume: Reads on. Both may be called when that is how things are already.
+        reader: Stops reading, if given, when too many calls are in flight.
         counts: Where the calls are counted.
 
-    Without ``pause`` calls past the bound are refused with 4029.
+    Without ``reader`` calls past the bound are refused with 4029.
     """
 
     __slots__ = (
@@ -182,9 +194,8 @@ class Calls:
         "_last_id",
         "_most",
         "_on_client",
-        "_pause",
         "_pool",
-        "_resume",
+        "_reader",
         "_send",
         "_session_now",
         "_targets",
@@ -199,8 +210,7 @@ class Calls:
         limits: Limits,
         send: Callable[[bytes | str], object],
         *,
-        pause: Callable[[], object] | None = None,
-        resume: Callable[[], object] | None = None,
+        reader: Reader | None = None,
         counts: CallCounts | None = None,
     ) -> None:
         self._handler = handler
@@ -217,8 +227,7 @@ class Calls:
         self._call_timeout = limits.call_timeout
         self._most = sys.maxsize if limits.calls_in_flight is None else limits.calls_in_flight
         self._is_winding_down = False
-        self._pause = pause
-        self._resume = resume
+        self._reader = reader
         self._pool = Pool.enter()
         self._is_closed = False
         # Deaf is who is closed, or has too many calls in flight; the latter holds what it hears.
@@ -228,9 +237,9 @@ class Calls:
         self._targets: dict[type, Any] | None = None  # there once a group of `Actions` was called
         # Invariant: a call is in _flight from the moment that it first waits until its coroutine has ended, and
         # in _by_id for as long as, moreover, it has not been answered.
-        self._flight: dict[_Call, None] = {}
+        self._flight: dict[_Call, None] = _NONE_IN_FLIGHT
         self._is_full = not self._most  # no more calls may be in flight
-        self._by_id: dict[int | str, _Call] = {}
+        self._by_id: dict[int | str, _Call] = _NONE_BY_ID
         # How many calls in flight wait for the client itself: for an answer, or for credit.
         self._on_client = 0
         self._last_id = 0
@@ -523,6 +532,8 @@ class Calls:
         call.task = runner.task
         if not call.began:
             call.began = perf_counter()
+        if self._flight is _NONE_IN_FLIGHT:
+            self._flight, self._by_id = {}, {}
         self._flight[call] = None
         self._is_full = len(self._flight) >= self._most
         if self._is_closed:
@@ -586,12 +597,12 @@ class Calls:
             self._refuse(entry, call_id, UNAVAILABLE, "going away")
             return
         # A call that waits for the client would wait for ever if what the client says remained unread.
-        if self._pause is None or self._on_client:
+        if self._reader is None or self._on_client:
             self._refuse(entry, call_id, TOO_MANY, f"too many calls in flight: at most {self._most}")
             return
         self._held = [payload]
         self._is_deaf = True
-        self._pause()
+        self._reader.pause_reading()
 
     def _client_is_asked(self) -> None:
         self._on_client += 1
@@ -612,8 +623,8 @@ class Calls:
             self.receive(payload)
             if self._hold_further(held[position + 1 :]):
                 return
-        if self._resume is not None:
-            self._resume()
+        if self._reader is not None:
+            self._reader.resume_reading()
 
     def _hold_further(self, payloads: list[bytes | str]) -> bool:
         if self._held is not None:

@@ -101,7 +101,14 @@ def split(text: bytes) -> dict[str, bytes]:
         raise CorruptText(f"not a session's JSON: {error}") from error
     if not parts.get(COOKIE, b"").startswith(b"{"):
         raise CorruptText("it has no cookie object")
+    parts[COOKIE] = _same(parts[COOKIE])
     return parts
+
+
+@lru_cache(maxsize=256)
+def _same(part: bytes) -> bytes:
+    # Sessions without an expiry have equal ones: kept once for all, they take 0.1 KB less each.
+    return part
 
 
 def _split_by_hand(whole: str) -> dict[str, bytes]:

@@ -32,8 +32,7 @@ class Socket:
             codec,
             Limits(**limits),
             self._send,
-            pause=self._pause if pauses else None,
-            resume=self._resume if pauses else None,
+            reader=self if pauses else None,
         )
         self.handler.call = self.calls.call
 
@@ -43,10 +42,10 @@ class Socket:
         self.sent.append(msgpack.unpackb(payload) if self._codec.binary else json.loads(payload))
         self._news.set()
 
-    def _pause(self) -> None:
+    def pause_reading(self) -> None:
         self.is_paused = True
 
-    def _resume(self) -> None:
+    def resume_reading(self) -> None:
         self.is_paused = False
 
     def receive(self, *message: Any) -> None:

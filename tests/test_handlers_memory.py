@@ -20,7 +20,7 @@ class Live(RPCHandler):
         return str(self.session["name"])
 
 
-async def test_an_idle_socket_with_its_session_loaded_takes_less_than_8500_bytes(expect_log: Any) -> None:
+async def test_an_idle_socket_with_its_session_loaded_takes_less_than_6550_bytes(expect_log: Any) -> None:
     expect_log("sessions are kept in memory", count=1)
     application = Application([("/ws", Live)], session=SessionOptions(secret="x"), debug=False)
     await application.start()
@@ -38,11 +38,15 @@ async def test_an_idle_socket_with_its_session_loaded_takes_less_than_8500_bytes
         each = server_bytes() / IDLE
     finally:
         tracemalloc.stop()
+    one, other = list(application.sockets.values())[-2:]
+    one.path_args.append("x")
+    assert (one.path_args, other.path_args, other.path_kwargs) == (["x"], [], {})
+    assert (other.get_status(), other.close_code, other.close_reason) == (101, None, None)
     for _, writer in peers:
         writer.close()
     server.stop()
     await application.close()
-    assert 2000 < each < 8500
+    assert 2000 < each < 6550
 
 
 async def connect(port: int, cookie: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

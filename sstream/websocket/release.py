@@ -1,13 +1,17 @@
 """Lets go of what an upgraded connection needs no more: 10 KB become 4."""
 
+from sys import intern
 from typing import Any
 
-from tornado.httputil import HTTPHeaders
+from tornado.httputil import HTTPHeaders, HTTPServerRequest
 from tornado.websocket import WebSocketHandler
 
 __all__ = ["release"]
 
 _NOBODY: frozenset[str] = frozenset()
+# Of a request: what most sockets of a server have in common, each its own copy; and what is empty in most handshakes.
+_COMMON = ("method", "version", "protocol", "host", "host_name", "path", "uri")
+_CONTAINERS = ("arguments", "query_arguments", "body_arguments", "files")
 
 
 class _Upgraded:
@@ -36,6 +40,17 @@ class _PackedHeaders(HTTPHeaders):
         return getattr(self, name)
 
 
+class _UpgradedRequest(HTTPServerRequest):
+    """A request whose empty containers are made when they are asked for."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in _CONTAINERS:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        made: dict[str, Any] = {}
+        setattr(self, name, made)
+        return made
+
+
 def release(handler: WebSocketHandler) -> None:
     """Drop what the handshake alone needed, in the handler and its request. What is public stays.
 
@@ -44,12 +59,21 @@ def release(handler: WebSocketHandler) -> None:
     """
     request = handler.request
     request.headers = _PackedHeaders(request.headers)
-    vars(request).pop("_cookies", None)
     # The client's address and port are found there: `request.connection.context.address`.
     context: Any = getattr(request.connection, "context", None)
     if getattr(context, "trusted_downstream", None) == set():
         context.trusted_downstream = _NOBODY
     request.connection = _Upgraded(context)  # type: ignore[assignment]  # as said
     request.server_connection = None
+    kept = vars(request)
+    kept.pop("_cookies", None)
+    for name in _COMMON:
+        if type(kept[name]) is str:
+            kept[name] = intern(kept[name])
+    if type(request) is HTTPServerRequest:
+        for name in _CONTAINERS:
+            if not kept[name]:
+                del kept[name]
+        request.__class__ = _UpgradedRequest
     for response in ("_headers", "_write_buffer", "_transforms"):
-        vars(handler)[response] = None
+        vars(handler).pop(response, None)

@@ -32,6 +32,9 @@ async def test_request_is_as_it_was_after_the_upgrade(serve: Serve) -> None:
                 "cookie": self.get_cookie("a"),
                 "cookies": sorted(request.cookies),
                 "argument": self.get_argument("q", "none"),
+                "bodies": [request.body, request.arguments, request.query_arguments, request.body_arguments],
+                "files": request.files,
+                "unknown": hasattr(request, "unknown"),
                 "context": str(request.connection.context.address[0]),  # type: ignore[union-attr]
                 "status": self.get_status(),
                 "subprotocol": self.selected_subprotocol,
@@ -42,6 +45,8 @@ async def test_request_is_as_it_was_after_the_upgrade(serve: Serve) -> None:
 
         def on_message(self, message: str | bytes) -> None:
             seen[str(message)] = self.look()
+            assert self.request.files is not self.request.arguments
+            assert self.request.files is self.request.files
             self.write_message(message)
 
     peer = await (await serve(Looking)).connect(Cookie="a=1; b=2", X_Custom="äöü", Origin="http://localhost")

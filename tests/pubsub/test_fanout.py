@@ -20,7 +20,7 @@ def got(inbox):
 
 def crowd(count):
     inboxes = [Inbox(str(number)) for number in range(count)]
-    return inboxes, tuple(map(Member, inboxes))
+    return inboxes, tuple(Member(inbox, inbox.deliver) for inbox in inboxes)
 
 
 def still():
@@ -272,7 +272,8 @@ def test_each_member_gets_what_was_sent_since_it_came_once_and_in_order(steps, s
                 for member in topics[topic]:
                     expected[member].append(number)
             elif step == "join":
-                member = Member(Inbox())
+                inbox = Inbox()
+                member = Member(inbox, inbox.deliver)
                 expected[member] = []
                 topics[topic] = (*topics[topic], member)
             else:

@@ -489,17 +489,18 @@ async def test_the_application_is_closed_even_where_a_browser_cannot_be(
 ) -> None:
     class Busy(RPCHandler):
         @rpc
-        async def work(self) -> None:
+        async def work(self, load: str = "") -> None:
             await asyncio.Event().wait()
 
-    # With as many calls as may be it reads no further, and does not see that the browser closes.
+    # With as many calls as may be, and much behind them, it reads no further, and does not see that the browser closes.
     app = Application([("/ws", Busy)], session=OPTIONS, store=store, limits=Limits(calls_in_flight=1))
 
     async def visit() -> None:
         async with serve(app) as site:
             ws = await site.browser().connect()
             ws.ask("work")
-            ws.ask("work")
+            for _ in range(100):
+                ws.ask("work", "x" * 50_000)
             monkeypatch.setattr("sstream.testing.waiting._patience", 0.1)
 
     with pytest.raises(AssertionError, match="it was not closed"):

@@ -54,6 +54,7 @@ _log = logging.getLogger("sstream")
 
 SESSION_ENDED = 4401
 TOO_FAST = 4429
+_RETRY_AFTER = "5"  # seconds until a page is asked for again whose store or broker is away
 _LAST_REPLIES = 1.0  # seconds that calls in flight get when their session has ended
 _NO_TOPICS: frozenset[str] = frozenset()
 # Of a socket's attributes: "open" hides the subclass' own.
@@ -82,6 +83,7 @@ class SessionMixin(RequestHandler):
     _sent_sid: str | None = None  # the well signed id that came in the request's cookie
     _prepared = False
     _load_error: StoreError | None = None
+    _is_away = False  # what this page needs: its reply says when to come again
     _client_left = False
     _is_unset = False
     _was_saved = False
@@ -173,6 +175,7 @@ class SessionMixin(RequestHandler):
             session = await sessions.get(self._sent_sid) if self._sent_sid is not None else None
         except StoreError as error:
             self._load_error = error
+            self._is_away = True
             raise HTTPError(503, "the session could not be loaded: %s", error) from error
         if session is not None:
             session.is_in_browser = True
@@ -187,14 +190,15 @@ class SessionMixin(RequestHandler):
             if self._session is not None:
                 self._session.rollback()
             error = kwargs["exc_info"][1]
-            if isinstance(error, SessionGone | StoreError):
+            if isinstance(error, SessionGone | StoreError | BrokerError):
                 status_code = _status_of(error)
                 self._is_settled = True
+                self._is_away = status_code == 503
         super().send_error(status_code, **kwargs)
 
     def log_exception(self, typ: Any, value: BaseException | None, tb: Any) -> None:
         # These are no mistake of the method's: a line, not a traceback.
-        if isinstance(value, SessionGone | StoreError):
+        if isinstance(value, SessionGone | StoreError | BrokerError):
             _log.warning("%d %s: %s", _status_of(value), self._request_summary(), value)
         else:
             super().log_exception(typ, value, tb)
@@ -280,6 +284,7 @@ class SessionMixin(RequestHandler):
             self._session.rollback()
         self._finished = False
         self._is_settled = True
+        self._is_away = status == 503
         if not self._headers_written:
             self.send_error(status)
             return
@@ -296,6 +301,8 @@ class SessionMixin(RequestHandler):
     def flush(self, include_footers: bool = False) -> "asyncio.Future[None]":
         if not self._headers_written and self._prepared:
             self._send_cookie()
+            if self._is_away and "Retry-After" not in self._headers:
+                self.set_header("Retry-After", _RETRY_AFTER)
         return super().flush(include_footers)
 
     def _send_cookie(self) -> None:
@@ -849,8 +856,8 @@ class RPCHandler(SessionMixin, WebSocketHandler):
             self._push_view()
 
 
-def _status_of(error: SessionError | StoreError) -> int:
-    return 503 if isinstance(error, StoreError) else 409 if isinstance(error, SessionGone) else 500
+def _status_of(error: SessionError | StoreError | BrokerError) -> int:
+    return 503 if isinstance(error, StoreError | BrokerError) else 409 if isinstance(error, SessionGone) else 500
 
 
 class _Since(msgspec.Struct):

@@ -22,6 +22,7 @@ from tornado.web import (
 )
 
 from sstream import Application, MemoryStore, RedisStore, SessionError, SessionMixin, SessionOptions, SStreamError
+from sstream.errors import BrokerError
 from sstream.session import cookie
 from sstream.testing import Browser, Fault, FaultProxy, Site, StoreProbe, eventually, serve, within
 
@@ -1377,10 +1378,29 @@ async def test_redis_down_is_503_in_time_with_a_short_text_and_heals_by_itself(
 
     for page in (read, write, first):
         assert (page.status, page.cookies) == (503, [])
+        assert page.headers["Retry-After"] == "5"
         assert len(page.text) < 200
         assert "edis" not in page.text
     assert stranger.status == 200  # needs no session, so needs no store
     assert healed.text == "2 visits"
+
+
+async def test_a_page_whose_event_is_not_taken_is_503_and_stores_nothing(
+    memory: StoreProbe, serve_pages: ServePages, expect_log: Callable[..., Any]
+) -> None:
+    class Page(SessionMixin, RequestHandler):
+        async def get(self) -> None:
+            self.session["a"] = 1
+            raise BrokerError("nobody takes it")
+
+    expect_log("503 GET / .*: nobody takes it", count=1)
+    expect_log("503 GET /", logger="tornado.access")
+    site = await serve_pages(memory, ("/", Page))
+
+    page = await site.browser().get()
+
+    assert (page.status, page.headers["Retry-After"], page.cookies) == (503, "5", [])
+    assert "nobody" not in page.text
 
 
 async def _ok(browser: Browser, path: str) -> Any:

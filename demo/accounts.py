@@ -1,12 +1,17 @@
 """Who may log in: names and hashed passwords, in Redis where there is one, so that every process knows them."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Annotated
 
 import redis.asyncio as aioredis
 from argon2 import PasswordHasher
 from argon2.exceptions import VerifyMismatchError
 from msgspec import Meta
+from redis.exceptions import RedisError
+
+from sstream import StoreError
 
 __all__ = ["Accounts", "Name", "Password"]
 
@@ -14,6 +19,7 @@ Name = Annotated[str, Meta(pattern="^[a-z][a-z0-9-]{1,15}$")]
 Password = Annotated[str, Meta(min_length=3, max_length=128)]
 
 KEY = "teahouse:accounts"  # outside of sess:*, where only sessions may lie
+DEADLINE = 1.0  # seconds that Redis gets to answer; so long do the sessions wait for it, too
 AT_ONCE = 2  # hashes take memory and time on purpose: a crowd at the door waits its turn
 
 
@@ -34,7 +40,11 @@ class Accounts:
         self._turns = asyncio.Semaphore(AT_ONCE)
 
     async def may_enter(self, name: str, password: str) -> bool:
-        """Is this the password of ``name``? A name that is new opens an account with it."""
+        """Is this the password of ``name``? A name that is new opens an account with it.
+
+        Raises:
+            StoreError: Redis did not answer in time: a page says 503, a call *unavailable*.
+        """
         stored = await self._get(name)
         if stored is None:
             await self._add(name, await self._hash(password))
@@ -59,10 +69,23 @@ class Accounts:
                 return False
 
     async def _get(self, name: str) -> str | None:
-        return self._memory.get(name) if self._redis is None else await self._redis.hget(KEY, name)
+        if self._redis is None:
+            return self._memory.get(name)
+        async with _in_time():
+            return await self._redis.hget(KEY, name)
 
     async def _add(self, name: str, hashed: str) -> None:
         if self._redis is None:
             self._memory.setdefault(name, hashed)
-        else:
+            return
+        async with _in_time():
             await self._redis.hsetnx(KEY, name, hashed)
+
+
+@asynccontextmanager
+async def _in_time() -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(DEADLINE):
+            yield
+    except (RedisError, TimeoutError) as error:
+        raise StoreError(f"the accounts cannot be reached: {error or 'no answer in time'}") from error

@@ -21,6 +21,11 @@ POLICY = (
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
 
+AWAY = (
+    "The Teahouse cannot reach its Redis, where sessions and accounts are kept. "
+    "What you did last may not be stored: look before you do it again."
+)
+
 
 class Page(SessionMixin, RequestHandler):
     """What all pages share. The session is loaded before the method, and saved before the last byte of the reply."""
@@ -47,6 +52,14 @@ class Page(SessionMixin, RequestHandler):
             server=self.settings["server"],
             in_redis=self.settings["in_redis"],
         )
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        """What went wrong, as a page; the session may be what is missing, so it does without."""
+        if status_code == 503:
+            title, text = "Closed for a moment", AWAY
+        else:
+            title, text = "That did not work", f"{status_code}: {self._reason}."
+        self.finish(self.render_string("problem.html", title=title, text=text))
 
     def get_template_namespace(self) -> dict[str, Any]:
         names = {"money": money, "lifetime": lifetime, "pretty": pretty, "total": shop.total}

@@ -11,7 +11,7 @@ export function startChat(s) {
 
   // Subscriptions come back by themselves after a lost connection, and end with the session.
   s.on("connected", () => rooms.forEach((room) => room.enter().catch(ignoreLoss)));
-  s.on("whispered", (from, to, text, at) => shown().add({ from, to, text, at, mine: from === user }));
+  s.on("whispered", (from, to, text, at) => shown().add({ from, to, text, at }));
   document.addEventListener("session", ({ detail: view }) => {
     if (user && view?.user !== user) rooms.forEach((room) => room.forgetWhispers()); // who comes next is somebody else
     user = view?.user ?? "";
@@ -45,13 +45,13 @@ export function startChat(s) {
     text.disabled = !user;
     text.placeholder = user ? "Say something" : "Log in to talk";
     $("#say button").disabled = !user || s.state !== "connected";
-    rooms.forEach((room) => (room.user = user));
+    rooms.forEach((room) => room.setUser(user));
     shown().showPeople();
   }
 }
 
 class Room {
-  user = "";
+  #user = "";
   #channel;
   #log;
   #unread;
@@ -102,14 +102,22 @@ class Room {
     $("#people").replaceChildren(...(this.#people.length ? this.#people.map(chip) : ["Nobody is here yet."]));
     const select = $("#say").elements.to;
     const chosen = select.value;
-    const others = this.#people.filter((name) => name !== this.user);
+    const others = this.#people.filter((name) => name !== this.#user);
     select.replaceChildren(new Option("everybody", ""), ...others.map((name) => new Option(name, name)));
     select.value = others.includes(chosen) ? chosen : "";
   }
 
-  add({ from, to, text, at, mine }) {
+  /** Who sits here from now on; null or "" for nobody. What he said is marked as his. */
+  setUser(user) {
+    this.#user = user;
+    for (const line of $$("[data-from]", this.#log)) this.#mark(line);
+  }
+
+  add({ from, to, text, at }) {
     this.#count++;
-    const line = element("li", { className: to ? "whisper" : mine ? "mine" : "" });
+    const line = element("li", { className: to ? "whisper" : "" });
+    line.dataset.from = from;
+    this.#mark(line);
     const head = element("span", { className: "head" });
     head.append(element("b", { textContent: from }), to ? ` to ${to} alone` : "", " ");
     head.append(element("time", { textContent: clock(at), dateTime: new Date(at * 1000).toISOString() }));
@@ -125,7 +133,7 @@ class Room {
     // A line may come again: when we enter anew, from the beginning.
     if (this.#seen.epoch === epoch && offset <= this.#seen.offset) return;
     this.#seen = { offset, epoch };
-    this.add({ from, text, at, mine: from === this.user });
+    this.add({ from, text, at });
     if (this.#isShown) $("#typing").textContent = "";
     else {
       this.#unread.hidden = false;
@@ -133,8 +141,12 @@ class Room {
     }
   }
 
+  #mark(line) {
+    line.classList.toggle("mine", line.dataset.from === this.#user);
+  }
+
   #typing(who) {
-    if (!this.#isShown || who === this.user) return;
+    if (!this.#isShown || who === this.#user) return;
     $("#typing").textContent = `${who} is typing`;
     clearTimeout(this.#quiet);
     this.#quiet = setTimeout(() => ($("#typing").textContent = ""), 1500 * TYPING);

@@ -303,6 +303,8 @@ def test_two_users_talk_see_each_other_and_whisper(guest, other, house):
         expect(page.locator("#people")).to_contain_text("grace")
 
     tell(one, "The Darjeeling has come in.")
+    expect(one.locator(".mine")).to_have_count(1)
+    expect(two.locator(".mine")).to_have_count(0)
     expect(lines(two).last).to_have_text("The Darjeeling has come in.")
     two.get_by_label("What to say").press_sequentially("First")
     expect(one.get_by_text("grace is typing")).to_be_visible()
@@ -317,6 +319,7 @@ def test_two_users_talk_see_each_other_and_whisper(guest, other, house):
 
     expect(one.get_by_placeholder("Log in to talk")).to_be_disabled()
     expect(one.locator(".whisper")).to_have_count(0)
+    expect(one.locator(".mine")).to_have_count(0)
 
 
 def test_a_reload_brings_the_history(guest):

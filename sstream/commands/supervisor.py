@@ -169,7 +169,7 @@ class Supervisor:
                 continue
             await _one_of(child.up, self._ending)
             came_up = child.up.done() and child.up.result()
-            if came_up:
+            if came_up and not self._ending.done():  # both in one turn: the end it is, and the sockets are closed
                 self._say_up(child)
             await _one_of(child.ended, self._ending)
             if not child.ended.done():

@@ -66,6 +66,21 @@ async def test_as_many_run_as_are_wanted_and_all_end_when_a_signal_asks_for_it(n
     assert len(pids(notes)) == 3
 
 
+async def test_a_signal_in_the_turn_in_which_one_comes_up_ends_it(notes, listening, monkeypatch):
+    supervised = make(UP + STAY, notes, listening, 1)
+
+    async def one_of(*futures, timeout=None):
+        await real(*futures, timeout=timeout)
+        if not supervised._ending.done():
+            supervised._on_signal(signal.SIGTERM)
+
+    real = supervisor._one_of
+    monkeypatch.setattr(supervisor, "_one_of", one_of)
+
+    assert await within(asyncio.create_task(supervised.run()), "it did not end") == 0
+    assert all(map(is_gone, pids(notes)))
+
+
 async def test_one_that_dies_is_replaced_and_that_is_said(notes, listening, expect_log):
     line = expect_log(r"process \d+ was ended by SIGKILL after [\d.]+ s; another in 0\.1 s", count=1)
     running = asyncio.create_task(make(UP + STAY, notes, listening).run())

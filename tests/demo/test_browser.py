@@ -282,12 +282,14 @@ def test_a_new_id_is_shown_and_the_time_runs(guest):
     expect_cart(page, puer=1)
     old, left = page.locator("#id").inner_text(), page.locator("#ttl").inner_text()
 
-    page.get_by_role("button", name="New id").click()
+    with page.expect_response("**/_sstream/session"):  # brings the cookie
+        page.get_by_role("button", name="New id").click()
 
     expect(page.locator("#id")).not_to_have_text(old)
     assert str(guest.cookie()).removeprefix("s%3A").startswith(page.locator("#id").inner_text().rstrip("…"))
-    assert left in {"30 days, 00:00:00", "29 days, 23:59:59"}
-    expect(page.locator("#ttl")).to_have_text("29 days, 23:59:58")
+    assert re.fullmatch("30 days, 00:00:00|29 days, 23:59:..", left)
+    expect(page.locator("#ttl")).not_to_have_text(left)
+    expect(page.locator("#ttl")).to_have_text(re.compile("29 days, 23:59:.."))
 
 
 # Chat

@@ -659,11 +659,11 @@ async def test_deadlines_of_many_calls_come_each_in_time(open_socket):
 
 
 async def test_call_that_ended_in_time_meets_no_deadline(open_socket):
-    socket = open_socket(Handler, call_timeout=0.01)
-    socket.receive(0, 1, "add_later", [2, 3])
+    socket = open_socket(Handler)
+    socket.receive(0, 1, "add_later", [2, 3], {"timeout": 1})
     await socket.wait_for(1)
 
-    socket.receive(0, 2, "wait", [])
+    socket.receive(0, 2, "wait", [], {"timeout": 1.01})
     await socket.wait_for(2)
 
     assert socket.sent == [[1, 1, None, 5], [1, 2, [TIMEOUT, "timeout", None], None]]

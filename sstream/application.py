@@ -29,7 +29,7 @@ from tornado.websocket import WebSocketHandler
 
 from sstream import settings as outside
 from sstream.counters import Counters
-from sstream.errors import ConfigurationError, SessionGone, StoreError
+from sstream.errors import ConfigurationError, StoreError
 from sstream.handlers import RPCHandler, SessionMixin, is_origin, is_same_origin
 from sstream.limits import Limits
 from sstream.listening import ListeningSocket
@@ -39,6 +39,7 @@ from sstream.rpc.dispatch import drain_detached
 from sstream.serving import loop_factory, serve_until_signal, urls_of
 from sstream.session import cookie
 from sstream.session.options import DEFAULT_SECRET, SessionOptions
+from sstream.session.records import BadTicket
 from sstream.session.redis import RedisStore
 from sstream.session.sessions import Sessions
 from sstream.session.store import MemoryStore, SessionStore
@@ -533,38 +534,37 @@ class _Ticket(SessionMixin, tornado.web.RequestHandler):
         self._sent_sid = self._sessions.sid_of("; ".join(self.request.headers.get_list("Cookie")))
 
     async def post(self) -> None:
-        ticket = self._read_ticket()
         try:
-            session = await self._sessions.trade(ticket, self._sent_sid) if ticket is not None else None
-        except SessionGone:
-            session = None
-        except StoreError as error:
-            raise HTTPError(503, "a ticket could not be traded: %s", error) from error
-        if session is None:
+            session = await self._sessions.trade(self._read_ticket(), self._sent_sid)
+        except BadTicket:
             self.set_status(403)
             self.finish()
             return
-        if not session.cookie.get("secure") or self._is_https():
+        except StoreError as error:
+            raise HTTPError(503, "a ticket could not be traded: %s", error) from error
+        if session is not None and (not session.cookie.get("secure") or self._is_https()):
             value, fields = self._sessions.cookie_value(session), self._sessions.cookie_fields(session)
             self.add_header("Set-Cookie", cookie.serialize(self._sessions.options.name, value, fields))
         self.set_header("Cache-Control", "no-store")
         self.set_status(204)
         self.finish()
 
-    def _read_ticket(self) -> str | None:
+    def _read_ticket(self) -> str:
         request = self.request
         is_json = request.headers.get("Content-Type", "").partition(";")[0].strip().lower() == "application/json"
         if not is_json or len(request.body) > self._MAX_BODY:
-            return None
+            raise BadTicket
         from_browser = "Sec-Fetch-Site" in request.headers or "Origin" in request.headers
         if from_browser and not is_same_origin(self._is_https(), request.host, request.headers):
-            return None
+            raise BadTicket
         try:
             body = json.loads(request.body)
         except (ValueError, RecursionError):
-            return None
+            raise BadTicket from None
         ticket = body.get("ticket") if isinstance(body, dict) else None
-        return ticket if isinstance(ticket, str) else None
+        if not isinstance(ticket, str):
+            raise BadTicket
+        return ticket
 
 
 class _Health(tornado.web.RequestHandler):

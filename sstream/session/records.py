@@ -16,7 +16,7 @@ from sstream.errors import StoreError
 from sstream.session.options import SessionOptions
 from sstream.session.store import SessionStore
 
-__all__ = ["Fate", "Records", "Ticket"]
+__all__ = ["BadTicket", "Fate", "Records", "Ticket"]
 
 _FATE: Final = "sstream:fate:"  # + sid -> {"moving": sid}, {"moved": sid} or {"ended": reason}
 _MOVING: Final = "sstream:moving:"  # + sid -> whoever moves it
@@ -45,6 +45,10 @@ class Ticket:
 
     old: str | None
     new: str
+
+
+class BadTicket(Exception):
+    """A ticket is good for nothing, or not for the browser that came with it."""
 
 
 class Records:

@@ -13,7 +13,7 @@ from sstream.session import cookie, express
 from sstream.session.commits import Commits, announced_move, log_name
 from sstream.session.copies import Copy, SessionSocket
 from sstream.session.options import SessionOptions
-from sstream.session.records import Ticket
+from sstream.session.records import BadTicket, Ticket
 from sstream.session.session import BOOKKEEPING, USER_ID, Session
 from sstream.session.store import SessionStore
 
@@ -370,28 +370,36 @@ class Sessions:
         return await self._records.issue(Ticket(None, session.id))
 
     async def trade(self, ticket: str, sid: str | None) -> Session | None:
-        """The session whose cookie the browser gets for ``ticket``, or ``None`` if it gets none.
+        """The session whose cookie the browser gets for ``ticket``.
+
+        ``None`` if there is nothing to get any more: the session has ended, or a later renewal, which has a ticket of
+        its own, took this one's place.
 
         Args:
             ticket: What the socket was given.
             sid: The id in the browser's present cookie.
+
+        Raises:
+            BadTicket: It is none, was used before, is too old, or belongs to another session than the browser.
         """
         found = await self._records.ticket(ticket)
         if found is None:
-            return None
+            raise BadTicket
         # A ticket belongs to its session. One for a socket that came without a session is good only for a browser
         # that still has none: else a stranger's page could plant a session of its own choice.
         if found.old is not None:
             if found.old != sid:
-                return None
+                raise BadTicket
         elif sid is not None and sid != found.new and await self.get(sid) is not None:
-            return None
+            raise BadTicket
         # Used up only when it has moved: a second try after an error must still find it.
-        if found.old is not None and not await self._hand_over(found.old, found.new):
-            return None
+        try:
+            at_hand = found.old is None or await self._hand_over(found.old, found.new)
+        except SessionGone:
+            at_hand = False
         if not await self._records.use(ticket):
-            return None
-        return await self.get(found.new)
+            raise BadTicket
+        return await self.get(found.new) if at_hand else None
 
     async def _hand_over(self, old: str, new: str | None = None) -> bool:
         """Move a session to the id that was announced for it, if that is ``new``; is it there now?"""

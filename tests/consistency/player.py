@@ -331,10 +331,10 @@ class Play:
             ended.set_result(None)
         record.note = str(page.status)
         visitor.note_cookie()
-        if page.status == 204:
+        if page.status == 204 and page.cookies:
             assert tab.sid is not None
             self.model.traded(record, self._now(), tab.sid)
-        elif page.status not in {403, 503}:
+        elif page.status not in {204, 403, 503}:
             self._failures.append(Violation(f"{record}: answered {page.status}: {page.text}"))
         return page
 

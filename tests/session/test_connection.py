@@ -10,6 +10,7 @@ from redis.asyncio.connection import parse_url
 from sstream.errors import SessionGone, StoreError
 from sstream.session.connection import ConnectionSession
 from sstream.session.options import SessionOptions
+from sstream.session.records import BadTicket
 from sstream.session.redis import RedisStore
 from sstream.session.sessions import Sessions
 from sstream.session.store import MemoryStore
@@ -917,12 +918,14 @@ async def test_the_ticket_of_a_login_is_for_the_browser_of_that_session_alone(he
 
     sid = {"nobody": None, "another session": stranger.id, "the new id": new}[foreign]
 
-    assert await here.trade(socket.offered[0], sid) is None
+    with pytest.raises(BadTicket):
+        await here.trade(socket.offered[0], sid)
     assert (await here.get(session.id)).user_id == "fred"
     traded = await here.trade(socket.offered[0], session.id)
     assert traded.id == new
-    assert await here.trade(socket.offered[0], session.id) is None
-    assert await here.trade(socket.offered[0], new) is None
+    for late in (session.id, new):
+        with pytest.raises(BadTicket):
+            await here.trade(socket.offered[0], late)
 
 
 async def test_a_login_on_a_socket_whose_browser_fetches_nothing_ends_the_old_id_after_the_grace_time(

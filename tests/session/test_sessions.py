@@ -9,6 +9,8 @@ import pytest
 from sstream.errors import ConfigurationError, SessionError, SessionGone, StoreError
 from sstream.session import cookie
 from sstream.session.options import SessionOptions
+from sstream.session.records import BadTicket
+from sstream.session.session import Session
 from sstream.session.sessions import Sessions
 from sstream.testing import StoreProbe, eventually
 
@@ -937,24 +939,29 @@ async def test_a_ticket_for_a_first_session_is_good_once(here, there):
     traded = await there.trade(ticket, None)
 
     assert (traded.id, dict(traded)) == (session.id, {"a": 1})
-    assert await there.trade(ticket, None) is None
-    assert await here.trade(ticket, session.id) is None
+    with pytest.raises(BadTicket):
+        await there.trade(ticket, None)
+    with pytest.raises(BadTicket):
+        await here.trade(ticket, session.id)
 
 
 async def test_of_many_who_trade_a_ticket_at_once_one_gets_the_session(here, there):
     session = await here.create({"a": 1})
     ticket = await here.introduce(session)
 
-    traded = await asyncio.gather(*((here, there)[number % 2].trade(ticket, None) for number in range(10)))
+    trades = ((here, there)[number % 2].trade(ticket, None) for number in range(10))
+    traded = await asyncio.gather(*trades, return_exceptions=True)
 
-    assert len([session for session in traded if session is not None]) == 1
+    assert len([one for one in traded if isinstance(one, Session)]) == 1
+    assert len([one for one in traded if isinstance(one, BadTicket)]) == 9
 
 
 async def test_a_ticket_for_a_first_session_is_not_for_a_browser_that_has_another(here):
     planted, own = await here.create({"planted": 1}), await here.create({"own": 1})
     ticket = await here.introduce(planted)
 
-    assert await here.trade(ticket, own.id) is None
+    with pytest.raises(BadTicket):
+        await here.trade(ticket, own.id)
     assert await here.trade(ticket, "an-id-that-is-dead") is not None
 
 
@@ -962,7 +969,8 @@ async def test_a_ticket_for_a_first_session_is_not_for_a_browser_that_has_anothe
 async def test_a_forged_ticket_is_good_for_nothing(here, ticket):
     await here.create({"a": 1})
 
-    assert await here.trade(ticket, None) is None
+    with pytest.raises(BadTicket):
+        await here.trade(ticket, None)
 
 
 async def test_a_ticket_expires(start_process, clock):

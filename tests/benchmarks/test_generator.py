@@ -30,16 +30,20 @@ def test_closed_loop_counts_what_the_server_answered(load: Generator, depth: int
     load.open(5)
     load.request("add", 2, 3)
 
-    began = time.monotonic()
-    measured = load.closed(depth, SECONDS, 0.05)
-    took = time.monotonic() - began
+    seconds = SECONDS
+    while True:
+        began = time.monotonic()
+        measured = load.closed(depth, seconds, 0.05)
+        took = time.monotonic() - began
+        if measured.fewest or seconds > 5:
+            break
+        seconds *= 2  # the machine stood still for so long that a connection had no turn
 
-    assert measured.messages > 0
     assert measured.errors == {}
     assert measured.unanswered == 0
     assert measured.histogram.total == measured.messages
     assert 0 < measured.fewest <= measured.messages / 5 <= measured.most
-    assert measured.seconds >= SECONDS
+    assert measured.seconds >= seconds
     assert 0 < measured.cpu <= took  # it has one core, and each thread is counted once
 
 

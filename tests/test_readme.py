@@ -1,4 +1,4 @@
-"""The code in README.md runs as it is printed."""
+"""The code in README.md runs as it is printed, and what it points to is there."""
 
 import re
 from collections.abc import AsyncIterator
@@ -50,3 +50,12 @@ async def test_the_socket_fills_the_cart_of_the_page_s_session(site: Site) -> No
 
     assert refused.value.code == -32602
     assert [{"cart": {"tea": 2}}] in [args for _, args in ws.events]
+
+
+def test_every_page_and_picture_it_points_to_is_there() -> None:
+    text = (ROOT / "README.md").read_text()
+    targets = re.findall(r"\]\(([^)#]+)\)|(?:src|srcset)=\"([^\"]+)\"", text)
+    files = [target for pair in targets for target in pair if target and not target.startswith("https://")]
+
+    assert len(files) > 10
+    assert [file for file in files if not (ROOT / file).is_file()] == []

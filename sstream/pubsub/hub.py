@@ -318,6 +318,7 @@ class Hub:
             else:
                 del self._topics[name]
                 self._present_topics.pop(name, None)
+                self._to_recover.pop(name, None)
                 if topic.wanted:
                     leaving.append(name)
         if leaving:
@@ -332,7 +333,11 @@ class Hub:
         record = topic.log
         if record is not None and record.position is None and not record.recovering:
             # The read follows the acknowledgement: whatever comes later than the position is on its way to us.
-            recovery = await self._broker.history(name, None, record.history)
+            try:
+                recovery = await self._broker.history(name, None, record.history)
+            except BrokerError:
+                self._recover_soon(name, record)  # for those who joined without waiting: they are told of the gap
+                raise
             if record.begin(recovery.position):
                 for member in topic.members:
                     if member.deliver == member.socket.deliver:  # not one that is catching up by itself

@@ -265,6 +265,28 @@ async def test_joined_socket_is_bound_without_waiting_and_told_of_the_gap(hub, b
     assert inbox.numbers == [1, 2]
 
 
+async def test_joined_socket_whose_channel_cannot_be_read_is_told_of_the_gap(hub, broker, publish, monkeypatch):
+    monkeypatch.setattr(hub_module, "PAUSE", 0.001)
+    read, answers = broker.history, [BrokerError("away"), BrokerError("away")]
+
+    async def history(*question):
+        if answers:
+            raise answers.pop()
+        return await read(*question)
+
+    broker.history = history  # it listens all the while: nobody will tell that anything was missed
+    one, two = Inbox("a"), Inbox("b")
+    hub.join(one, KEPT)
+    with pytest.raises(BrokerError):
+        await hub.bind(two, KEPT)
+    await publish.channel("kept", "n", 1)
+    await idle(hub)
+    await publish.channel("kept", "n", 2)
+
+    assert one.events == [["sstream:gap", ["kept"]], ["n", [1]], ["n", [2]]]
+    assert two.events == []
+
+
 async def test_deliver_may_drop_the_socket(hub, publish):
     class Full(Inbox):
         def deliver(self, message):

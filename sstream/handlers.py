@@ -486,10 +486,13 @@ class RPCHandler(SessionMixin, WebSocketHandler):
         return self.application.publish
 
     async def subscribe(self, *channels: str) -> None:
-        """Subscribe this socket alone; ``session.channels.subscribe`` is for all sockets of the session."""
+        """Subscribe this socket alone; ``session.channels.subscribe`` is for all sockets of the session.
+
+        A socket that has closed meanwhile hears nothing any more, and that is no error.
+        """
         topics = [channel_topic(name) for name in channels]
         self._check_channels(topics)
-        await self.application.hub.bind(self, *topics)
+        await self._bind(*topics)
         await self._enter(*channels)
 
     async def unsubscribe(self, *channels: str) -> None:
@@ -549,6 +552,8 @@ class RPCHandler(SessionMixin, WebSocketHandler):
         if not (allowed if isinstance(allowed, bool) else await allowed):
             raise RPCError(FORBIDDEN, f"the channel {channel!r} is not open to you")
         self._check_channels([topic])
+        if not self._is_joined:
+            raise RPCError(UNAVAILABLE, "the socket is closed")
         position = None if since is None else Position(since.offset, since.epoch)
         recovery = await self.application.hub.follow(self, topic, position)
         await self._enter(channel)
@@ -680,8 +685,7 @@ class RPCHandler(SessionMixin, WebSocketHandler):
         # Whatever is published when the browser hears from us reaches it. If the broker is away, the socket is told of
         # the gap later.
         with contextlib.suppress(BrokerError):
-            hub = self.application.hub
-            await hub.bind(self, *hub.topics_of(self))
+            await self._bind(*self.application.hub.topics_of(self))
         if opened is not None:
             await opened
         self._push_view()
@@ -769,10 +773,19 @@ class RPCHandler(SessionMixin, WebSocketHandler):
             self._sent_view = payload
             self._send(payload)
 
+    @property
+    def _is_joined(self) -> bool:
+        """Is it still the hub's and presence's? Who joins after the socket has closed would be there for ever."""
+        return self.application.sockets.get(self.id) is self
+
+    async def _bind(self, *topics: str) -> None:
+        if self._is_joined:
+            await self.application.hub.bind(self, *topics)
+
     def _bind_session(self) -> None:
         """Be in the topics of the session: its user's, its channels'."""
         connection = self._connection_session
-        if connection is None or not connection.is_loaded:
+        if connection is None or not connection.is_loaded or not self._is_joined:
             return
         wanted = _topics_of(connection.stored())
         hub = self.application.hub
@@ -792,7 +805,7 @@ class RPCHandler(SessionMixin, WebSocketHandler):
             if not application.channel_options(name).presence:
                 continue
             # Looked at anew after each wait: the socket may have closed, or be somebody else's by now.
-            is_there = application.sockets.get(self.id) is self and connection is not None and connection.is_loaded
+            is_there = self._is_joined and connection is not None and connection.is_loaded
             if not is_there or channel_topic(name) not in application.hub.topics_of(self):
                 continue
             user_id = connection.stored().user_id if connection is not None else None
@@ -836,7 +849,7 @@ class RPCHandler(SessionMixin, WebSocketHandler):
         # gap later: that is no reason for the save to fail.
         self._bind_session()
         with contextlib.suppress(BrokerError):
-            await self.application.hub.bind(self, *self._session_topics)
+            await self._bind(*self._session_topics)
 
     def session_moved(self) -> None:
         self._push_view()  # it may show something of the id

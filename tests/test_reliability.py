@@ -33,6 +33,7 @@ from sstream import (
 )
 from sstream.pubsub import Publisher
 from sstream.rpc.codec import MSGPACK
+from sstream.rpc.dispatch import drain_detached
 from sstream.session import express
 from sstream.testing import Browser, Closed, Process, RedisServer, eventually, serve
 from tests.websocket.frames import frame
@@ -328,6 +329,41 @@ async def test_a_socket_that_closes_while_it_is_being_subscribed_leaves_no_ghost
         await Present.left.wait()
 
         assert await app.presence.list("lobby") == []
+
+
+class Late(RPCHandler):
+    gate: asyncio.Event
+
+    @rpc(detached=True)
+    async def join(self) -> None:
+        await self.gate.wait()
+        await self.subscribe("lobby")
+
+    @rpc(detached=True, use=[load_session])
+    async def log_in(self) -> None:
+        await self.gate.wait()
+        await self.session.set_user_id("ada")
+
+
+async def test_a_socket_that_is_bound_only_after_it_has_closed_is_forgotten() -> None:
+    Late.gate = asyncio.Event()
+    app = Application([("/ws", Late)], session=SessionOptions(secret="a test's own"), debug=True)
+    async with serve(app) as site:
+        browser = await site.browser_with({"visits": 1})
+        socket = await browser.connect()
+        socket.notify("join")
+        socket.notify("log_in")
+        await eventually(lambda: socket.handler.calls_in_flight == 2, "the calls have not begun")
+        await socket.close()
+        await eventually(lambda: not app.sockets, "the socket is still known")
+
+        Late.gate.set()
+        await drain_detached()
+
+        session = await site.session_of(browser)
+        assert session is not None
+        assert session.user_id == "ada"
+        await eventually(lambda: not app.hub.topics, "a socket that is gone is bound for ever")
 
 
 class Passing(RPCHandler):

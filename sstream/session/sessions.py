@@ -460,14 +460,15 @@ class Sessions:
                 raise SessionGone("this session was ended while its id was renewed")
             text = stored
             self._commits.check_time(end)
-        await self._records.note_moved(old, new)
-        await self.store.touch(new_key, self._commits.ttl_of(parts))
+        # It is there now, whatever becomes of the rest: should the store go away, an error page has its new cookie.
         session.follow(new)
         session.rebase(moved, parts)
         session.is_in_browser = False
         if (pending := self._handovers.pop(old, None)) is not None and pending is not asyncio.current_task():
             pending.cancel()
         self._copies.move(old, new)
+        await self._records.note_moved(old, new)
+        await self.store.touch(new_key, self._commits.ttl_of(parts))
         await self._commits.index(session)
 
     # --- life ---------------------------------------------------------------------------------------------------------

@@ -1,5 +1,8 @@
 """Logging in on a socket changes the id."""
 
+from collections.abc import Callable
+from typing import Any
+
 from sstream import load_session, rpc
 from sstream.testing import StoreProbe, eventually
 
@@ -184,3 +187,23 @@ async def test_logging_in_by_page_takes_the_open_sockets_along(store: StoreProbe
     assert (await browser.get("/look")).json == {"cart": {"tea": 2}, "userId": "fred"}
     await site.app.publish.user("fred", "hello")
     assert await socket.receive("hello") == []
+
+
+async def test_a_page_that_hears_no_more_of_the_store_after_the_move_still_brings_the_new_cookie(
+    store: StoreProbe, serve_live: ServeLive, expect_log: Callable[..., Any]
+) -> None:
+    expect_log("503 GET /login")
+    expect_log("503 GET /login", logger="tornado.access")
+    site = await serve_live(store)
+    browser = site.browser()
+    await browser.get("/tea")
+    socket = await browser.connect()
+    assert await socket.call("cart.show") == {"cart": {"tea": 1}}
+    store.fail("touch")  # the last step: the old id is dead by then
+
+    page = await browser.get("/login?name=fred")
+    store.heal()
+
+    assert page.status == 503
+    assert (await browser.get("/look")).json == {"cart": {"tea": 1}, "userId": "fred"}
+    assert await socket.call("cart.add", "tea") == {"tea": 2}

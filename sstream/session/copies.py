@@ -56,7 +56,7 @@ class Copy:
         self.sid = sid
         self.text: bytes | None = None
         self.parts: Mapping[str, bytes] = {}
-        self.sockets: list[SessionSocket] = []  # few, each once; a set takes 0.13 KB more
+        self.sockets: tuple[SessionSocket, ...] = ()  # few, each once; a set takes 0.17 KB more
         self.joining = 0
         # Invariant: fresh says that the store will report the next change of ``text`` by anybody else; whenever it may
         # not any more, it says so, and no copy is fresh.
@@ -107,7 +107,7 @@ class Copies:
                 await self._read(copy)
             if copy.text is None or self._copies.get(sid) is not copy:
                 return None
-            copy.sockets.append(socket)
+            copy.sockets += (socket,)
             return copy
         finally:
             copy.joining -= 1
@@ -126,15 +126,14 @@ class Copies:
             return
         if copy.text is None:
             copy.text, copy.parts = session.snapshot()
-        copy.sockets.append(socket)
+        copy.sockets += (socket,)
         self._mark_stale(copy)
 
     def leave(self, socket: SessionSocket, sid: str) -> None:
         """Forget ``socket``."""
         copy = self._copies.get(sid)
         if copy is not None:
-            if socket in copy.sockets:
-                copy.sockets.remove(socket)
+            copy.sockets = tuple(other for other in copy.sockets if other is not socket)
             self._drop_unused(copy)
 
     def count(self, sid: str) -> int:
@@ -213,7 +212,7 @@ class Copies:
         copy = self._copies.pop(sid, None)
         if copy is not None:
             copy.fresh = False
-            for socket in list(copy.sockets):
+            for socket in copy.sockets:
                 socket.session_ended(reason)
 
     def move(self, old: str, new: str) -> None:
@@ -230,7 +229,7 @@ class Copies:
         for socket in copy.sockets:
             socket.session_moved(new)
             if socket not in target.sockets:
-                target.sockets.append(socket)
+                target.sockets += (socket,)
         self._mark_stale(target)
 
     async def _read(self, copy: Copy) -> None:

@@ -20,6 +20,9 @@ _OWN: Final = {
     BOOKKEEPING: "sstream keeps its books there",
 }
 _NOTHING: Final[frozenset[str]] = frozenset()
+# Of all sessions that have none; never written to.
+_NO_PARTS: Final[Mapping[str, bytes]] = {}
+_NO_VALUES: Final[dict[str, Any]] = {}
 _PLAIN: Final = frozenset({str, int, float, bool, type(None)})
 
 T = TypeVar("T")
@@ -79,8 +82,8 @@ class Session(MutableMapping[str, Any]):
         self._keeper = keeper
         self.sid = sid
         self.text = text  # as it was last seen in the store, to be read by our own rooms alone; None: never stored
-        self._parts: Mapping[str, bytes] = parts if parts is not None else {}
-        self._values: dict[str, Any] = {}  # decoded or assigned so far
+        self._parts: Mapping[str, bytes] = parts if parts is not None else _NO_PARTS
+        self._values: dict[str, Any] = _NO_VALUES  # decoded or assigned so far
         # Not sets of its own: each would cost 0.2 KB, and most sessions on sockets are read and left as they are.
         self._assigned: frozenset[str] = _NOTHING
         self._deleted: frozenset[str] = _NOTHING
@@ -168,7 +171,8 @@ class Session(MutableMapping[str, Any]):
             pass
         if key in self._deleted or key == express.COOKIE or key == BOOKKEEPING:
             raise KeyError(key)
-        value = self._values[key] = express.decode_value(self._parts[key])
+        value = express.decode_value(self._parts[key])
+        self._keep(key, value)
         if type(value) not in _PLAIN:
             self.touched = True
         return value
@@ -186,8 +190,14 @@ class Session(MutableMapping[str, Any]):
         express.encode_value(key, value)
         self._assign(key, value)
 
-    def _assign(self, key: str, value: Any) -> None:
+    def _keep(self, key: str, value: Any) -> None:
+        # 0.2 KB, which a session that is never looked into does without.
+        if self._values is _NO_VALUES:
+            self._values = {}
         self._values[key] = value
+
+    def _assign(self, key: str, value: Any) -> None:
+        self._keep(key, value)
         self._assigned |= {key}
         self._deleted -= {key}
         self.touched = True
@@ -286,7 +296,7 @@ class Session(MutableMapping[str, Any]):
 
     def rollback(self) -> None:
         """Drop every unsaved change."""
-        self._values.clear()
+        self._values = _NO_VALUES
         self._assigned = self._deleted = _NOTHING
         self.touched = False
         self._cookie = None

@@ -9,6 +9,7 @@ import pytest
 from tornado.template import DictLoader
 
 from sstream.limits import Limits
+from sstream.websocket import release
 from tests.websocket.conftest import Handler, Serve, Site
 from tests.websocket.frames import frame
 
@@ -57,6 +58,37 @@ async def test_request_is_as_it_was_after_the_upgrade(serve: Serve) -> None:
     assert seen["open"]["cookie"] == "1"
     assert seen["first"] == seen["open"]
     assert seen["second"] == seen["open"]
+
+
+async def test_what_clients_have_in_common_is_kept_once(serve: Serve) -> None:
+    requests = []
+
+    class Collecting(Handler):
+        def on_message(self, message: str | bytes) -> None:
+            requests.append(self.request)
+            self.write_message(message)
+
+    site = await serve(Collecting)
+    for cookie in ("a=1", "a=2"):
+        peer = await site.connect(Cookie=cookie, User_Agent="Mozilla/5.0")
+        peer.send(frame(1, b"x"))
+        await peer.receive()
+
+    one, other = requests
+    assert (one.uri, one.host) == (other.uri, other.host)
+    assert one.uri is other.uri
+    assert one.host is other.host
+    assert vars(one.headers)["_lines"] is vars(other.headers)["_lines"]
+    assert [request.headers["Cookie"] for request in requests] == ["a=1", "a=2"]
+
+
+def test_texts_that_one_client_alone_sends_are_not_kept_for_ever() -> None:
+    kept = [release._shared(f"/ws?number={number}") for number in range(release._SHARED_TEXTS + 1)]
+    long = "x" * release._SHARED_SIZE
+
+    assert release._shared(f"/ws?number={len(kept) - 1}") is kept[-1]
+    assert release._shared(f"/ws?number={0}") is not kept[0]
+    assert release._shared(long + "y") is not release._shared(long + "y")
 
 
 async def test_template_can_be_rendered_for_a_message(serve: Serve) -> None:

@@ -32,11 +32,16 @@ hypothesis.settings.load_profile("sstream")
 
 set_patience(20.0)  # seconds; only a failure meets it
 
+# Seconds; of every application that does not say otherwise, in child processes too. A machine that stands still for the
+# default, a second, is no Redis that is away.
+STORE_DEADLINE = 20.0
+
 
 def pytest_configure() -> None:
     # What is set on this machine for an application concerns no test, and no process that a test starts.
     for setting in all_settings(Application):
         os.environ.pop(setting.variable, None)
+    os.environ["SSTREAM_LIMITS_STORE_DEADLINE"] = str(STORE_DEADLINE)
 
 
 # Async tests and fixtures

@@ -563,7 +563,7 @@ async def test_a_start_that_fails_fails_for_everybody_who_waits(expect_log: Call
 async def test_starting_while_redis_is_away_is_no_error(proxy: FaultProxy, expect_log: Callable[..., Any]) -> None:
     proxy.refuse()
     expect_log("cannot be reached|away|lost|connect", required=False)
-    application = Application([], session=OPTIONS, redis=proxy.url)
+    application = Application([], session=OPTIONS, redis=proxy.url, limits=Limits(store_deadline=0.1))
 
     await within(application.start(), "it did not start")
 

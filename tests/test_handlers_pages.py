@@ -37,7 +37,7 @@ def store(request: pytest.FixtureRequest) -> StoreProbe:
     """A store of each kind."""
     if request.param == "memory":
         return StoreProbe(MemoryStore())
-    return StoreProbe(RedisStore(request.getfixturevalue("redis_url")))
+    return StoreProbe(RedisStore(request.getfixturevalue("redis_url"), deadline=20.0))
 
 
 @pytest.fixture
@@ -1752,7 +1752,7 @@ async def test_odd_fields_that_somebody_else_stored_never_break_a_page(
 async def test_a_key_of_another_type_in_redis_is_an_error_and_not_a_session(
     redis_url: str, serve_pages: ServePages, expect_log: Callable[..., Any]
 ) -> None:
-    site = await serve_pages(StoreProbe(RedisStore(redis_url)), *ROUTES)
+    site = await serve_pages(StoreProbe(RedisStore(redis_url, deadline=20.0)), *ROUTES)
     async with aioredis.Redis.from_url(redis_url) as client:
         await client.lpush(f"sess:{SID}", "not", "a", "text")
     expect_log("503 GET", required=False)

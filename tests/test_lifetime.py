@@ -36,7 +36,7 @@ def store(request: pytest.FixtureRequest) -> StoreProbe:
     """A store of each kind."""
     if request.param == "memory":
         return StoreProbe(MemoryStore())
-    return StoreProbe(RedisStore(request.getfixturevalue("redis_url")))
+    return StoreProbe(RedisStore(request.getfixturevalue("redis_url"), deadline=20.0))
 
 
 @pytest.fixture
@@ -251,7 +251,7 @@ async def _call_until_closed(socket: Socket) -> None:
 async def test_a_session_stored_without_a_lifetime_by_somebody_else_gets_one_by_the_next_visit(
     redis_url: str, serve_live: ServeLive
 ) -> None:
-    store = StoreProbe(RedisStore(redis_url))
+    store = StoreProbe(RedisStore(redis_url, deadline=20.0))
     site = await serve_live(store, max_age=1000)
     browser = site.browser()
     await browser.get("/put")
@@ -428,7 +428,7 @@ async def test_the_list_of_a_users_sessions_forgets_those_that_expired(
 async def test_nothing_of_ours_lies_below_the_prefix_of_express_but_sessions(
     redis_url: str, serve_live: ServeLive
 ) -> None:
-    store = StoreProbe(RedisStore(redis_url))
+    store = StoreProbe(RedisStore(redis_url, deadline=20.0))
     site = await serve_live(store)
     browser = site.browser()
     await browser.get("/put")

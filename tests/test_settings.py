@@ -297,7 +297,9 @@ def test_every_default_can_be_written_as_text() -> None:
             assert parsed == setting.default or parsed == (setting.default,), setting.variable
 
 
-def test_every_option_of_limits_and_sessions_is_a_setting() -> None:
+def test_every_option_of_limits_and_sessions_is_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SSTREAM_LIMITS_STORE_DEADLINE")  # set for all tests
+
     for options, prefix in ((Limits(), "SSTREAM_LIMITS_"), (SessionOptions(), "SSTREAM_SESSION_")):
         names = {name for name in type(options).__dataclass_fields__ if name != "given"}
         assert {setting.name for setting in SETTINGS.values() if setting.variable.startswith(prefix)} == names

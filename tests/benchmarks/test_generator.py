@@ -58,7 +58,7 @@ def test_schedule_is_kept_and_latency_counts_from_when_a_call_was_due(load: Gene
 
 
 def test_server_that_stands_still_is_charged_for_all_who_wait(programs: Programs) -> None:
-    # It answers the handshake at once and reads nothing for 0.3 s; 100 calls fall due in that time.
+    # It answers the handshake at once, and the first call 0.3 s late; over 100 calls fall due in that time.
     with socket.create_server(("127.0.0.1", 0)) as listener:
         still = threading.Event()
 
@@ -67,15 +67,16 @@ def test_server_that_stands_still_is_charged_for_all_who_wait(programs: Programs
             with connection:
                 connection.recv(4096)
                 connection.sendall(b"HTTP/1.1 101 Switching Protocols\r\n\r\n")
+                waiting, data = b"", connection.recv(65536)
                 still.wait(0.3)  # it never comes
-                waiting = b""
                 size = 6 + len(encode_request("msgpack", "add", 2, 3)[0])
-                while data := connection.recv(65536):
+                while data:
                     waiting += data
                     while len(waiting) >= size:
                         frame, waiting = waiting[:size], waiting[size:]
                         payload = bytes(byte ^ frame[2 + at % 4] for at, byte in enumerate(frame[6:]))
                         connection.sendall(bytes([0x82, len(payload)]) + payload)
+                    data = connection.recv(65536)
 
         thread = threading.Thread(target=serve)
         thread.start()
@@ -169,7 +170,8 @@ def test_as_many_connections_as_files_may_be_open_come_back_after_they_were_lost
 
 
 def test_lost_subscriber_is_counted_and_the_others_are_measured(programs: Programs) -> None:
-    # Answers each publish with an event for everybody; one of the four listens no more after its first event.
+    # Answers each publish with an event for everybody; one of the four listens no more after its first event. With the
+    # fifth publish there is enough to look at.
     with socket.create_server(("127.0.0.1", 0)) as listener:
         event = msgspec.msgpack.encode([2, "message", ["hello"]])
         frame = bytes([0x82, len(event)]) + event
@@ -181,7 +183,11 @@ def test_lost_subscriber_is_counted_and_the_others_are_measured(programs: Progra
                     connections.append(stack.enter_context(listener.accept()[0]))
                     connections[-1].recv(4096)
                     connections[-1].sendall(b"HTTP/1.1 101 Switching Protocols\r\n\r\n")
+                published = 0
                 while connections[0].recv(4096):
+                    published += 1
+                    if published == 5:
+                        load.interrupt()
                     for connection in connections[1:]:
                         connection.sendall(frame)
                     if len(connections) == 4:
@@ -192,7 +198,7 @@ def test_lost_subscriber_is_counted_and_the_others_are_measured(programs: Progra
         with Generator(programs.find("load"), listener.getsockname()[1]) as load:
             load.open(4, 1)
             load.request("publish", "hello")
-            measured = load.fanout(1, 0.1, 0.0)
+            measured = load.fanout(1, 60.0, 0.0)
         thread.join()
 
     assert measured.errors == {"connection lost": 1}
@@ -247,7 +253,7 @@ def test_generator_puts_latencies_into_the_buckets_that_we_read(load: Generator)
     # One connection, one call at a time: the latencies fill the time, but for what the generator itself takes.
     filled = sum(count * bucket for bucket, count in measured.histogram.counts)
     assert filled > 0
-    assert bucket_of(round(measured.seconds * 1e9)) > max(bucket for bucket, _ in measured.histogram.counts)
+    assert bucket_of(round(measured.seconds * 1e9)) >= max(bucket for bucket, _ in measured.histogram.counts)
 
 
 def test_without_a_compiler_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from tests.pubsub.listening import LAST_TEN, Ear
 
 @pytest.fixture
 async def ear(redis_url):
-    broker, ear = RedisBroker(redis_url), Ear()
+    broker, ear = RedisBroker(redis_url, deadline=20.0), Ear()
     await broker.start(ear)
     await broker.subscribe(["all", "user:42", "channel:lobby", "channel:kept"])
     yield ear
@@ -52,7 +52,7 @@ async def test_an_event_is_kept_where_history_is_said(redis_url, ear, capsys):
     ((event, args, meta),) = await ear.hears(1)
     assert [event, args, meta["offset"]] == ["n", [1], 1]
     assert capsys.readouterr().out == "channel:kept: kept, number 1\n"
-    broker = RedisBroker(redis_url)
+    broker = RedisBroker(redis_url, deadline=20.0)
     assert (await broker.history("channel:kept", None, LAST_TEN)).position == (1, meta["epoch"])
     await broker.close()
 

@@ -17,7 +17,7 @@ def store(request: pytest.FixtureRequest) -> StoreProbe:
     """A store of each kind."""
     if request.param == "memory":
         return StoreProbe(MemoryStore())
-    return StoreProbe(RedisStore(request.getfixturevalue("redis_url")))
+    return StoreProbe(RedisStore(request.getfixturevalue("redis_url"), deadline=20.0))
 
 
 @pytest.fixture

@@ -59,7 +59,7 @@ async def test_a_page_that_only_reads_is_no_change(store: StoreProbe, serve_live
 
 
 async def test_a_change_by_any_program_reaches_the_open_sockets(redis_url: str, serve_live: ServeLive) -> None:
-    store = StoreProbe(RedisStore(redis_url))
+    store = StoreProbe(RedisStore(redis_url, deadline=20.0))
     site = await serve_live(store)
     browser = site.browser()
     await browser.get("/put?a=1")

@@ -206,7 +206,7 @@ async def test_end_all_ends_every_session_of_a_user_but_the_one_to_keep(
 async def test_a_session_removed_in_redis_by_anybody_closes_its_sockets(
     command: str, redis_url: str, serve_live: ServeLive, expect_log: Callable[..., Any]
 ) -> None:
-    store = StoreProbe(RedisStore(redis_url))
+    store = StoreProbe(RedisStore(redis_url, deadline=20.0))
     site = await serve_live(store)
     browser = site.browser()
     await browser.get("/tea")

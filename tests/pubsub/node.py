@@ -14,7 +14,7 @@ from .listening import Inbox, with_history
 
 
 async def listen(url: str, channel: str, sockets: str) -> None:
-    broker = RedisBroker(url)
+    broker = RedisBroker(url, deadline=20.0)
     hub = Hub(broker, channel_options=with_history)
     await hub.start()
     inboxes = [Inbox(str(number)) for number in range(int(sockets))]
@@ -33,7 +33,7 @@ async def listen(url: str, channel: str, sockets: str) -> None:
 
 
 async def attend(url: str, channel: str, *users: str) -> None:
-    broker = RedisBroker(url)
+    broker = RedisBroker(url, deadline=20.0)
     hub = Hub(broker, channel_options=with_history)
     await hub.start()
     presence = Presence(broker, hub, PresenceOptions(ttl=2.0, heartbeat=0.2, grace=0.3))

@@ -106,11 +106,11 @@ def url(cluster):
 class TestClusterBroker(BrokerContract):
     @pytest.fixture
     def broker(self, url):
-        return RedisBroker(url)
+        return RedisBroker(url, deadline=10.0)
 
     @pytest.fixture
     def other(self, cluster, url):
-        return RedisBroker(aioredis.RedisCluster(host="127.0.0.1", port=cluster.servers[0].port))
+        return RedisBroker(aioredis.RedisCluster(host="127.0.0.1", port=cluster.servers[0].port), deadline=10.0)
 
     @pytest.fixture
     def pass_time(self, cluster):

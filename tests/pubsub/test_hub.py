@@ -909,7 +909,7 @@ def test_followers_get_everything_once_in_order_or_are_told(seed):
 
 
 async def test_one_subscription_however_many_sockets(redis_url):
-    broker = RedisBroker(redis_url)
+    broker = RedisBroker(redis_url, deadline=20.0)
     hub = Hub(broker)
     await hub.start()
     inboxes = [Inbox(str(number)) for number in range(50)]

@@ -203,7 +203,7 @@ async def test_onlookers_alone_see_the_users_of_a_dead_node_leave(node):
 
 
 async def test_user_on_two_nodes(redis_url):
-    async with Node(RedisBroker(redis_url)) as one, Node(RedisBroker(redis_url)) as two:
+    async with Node(RedisBroker(redis_url, deadline=20.0)) as one, Node(RedisBroker(redis_url, deadline=20.0)) as two:
         first, second = Inbox("a"), Inbox("b")
         await one.presence.enter(first, "here", "42", {"name": "Fred"})
         await two.presence.enter(second, "here", "42", {"name": "Fred"})
@@ -218,7 +218,10 @@ async def test_user_on_two_nodes(redis_url):
 
 
 async def test_reconnect_storm_between_nodes_makes_no_flicker(redis_url):
-    async with Node(RedisBroker(redis_url), grace=1) as one, Node(RedisBroker(redis_url), grace=1) as two:
+    async with (
+        Node(RedisBroker(redis_url, deadline=20.0), grace=1) as one,
+        Node(RedisBroker(redis_url, deadline=20.0), grace=1) as two,
+    ):
         users = [str(number) for number in range(100)]
         inboxes = [Inbox(user) for user in users]
         nodes = [one, two]
@@ -239,7 +242,7 @@ async def test_reconnect_storm_between_nodes_makes_no_flicker(redis_url):
 
 async def test_killed_process_loses_its_users_and_no_others(redis_url):
     command = (sys.executable, "-m", "tests.pubsub.node", redis_url, "attend", "here", "42", "7")
-    async with Node(RedisBroker(redis_url), ttl=2.0, heartbeat=0.2) as node:
+    async with Node(RedisBroker(redis_url, deadline=20.0), ttl=2.0, heartbeat=0.2) as node:
         with Process(*command, cwd=ROOT) as process:
             await asyncio.to_thread(process.wait_for, "ready")
             await node.presence.enter(Inbox(), "here", "7")

@@ -18,7 +18,7 @@ EVENTS = 500  # of each publisher
 async def test_every_event_reaches_every_socket_of_every_process_in_order(redis_url, processes, channel):
     command = (sys.executable, "-m", "tests.pubsub.node", redis_url, "listen", channel, "20")
     nodes = [Process(*command, cwd=ROOT) for _ in range(processes)]
-    brokers = [RedisBroker(redis_url) for _ in range(2)]
+    brokers = [RedisBroker(redis_url, deadline=20.0) for _ in range(2)]
     try:
         for node in nodes:
             await asyncio.to_thread(node.wait_for, "ready")

@@ -29,8 +29,8 @@ SILENT = "no sign of life"
 class Broker(RedisBroker):
     """A broker with its ear, for ``async with``."""
 
-    def __init__(self, url: str, **options: object) -> None:
-        super().__init__(url, **options)
+    def __init__(self, url: str, *, deadline: float = IN_TIME, **options: object) -> None:
+        super().__init__(url, deadline=deadline, **options)
         self.ear = Ear()
 
     async def __aenter__(self) -> "Broker":
@@ -56,11 +56,11 @@ async def proxy(redis_server, redis_url):
 class TestRedisBroker(BrokerContract):
     @pytest.fixture
     def broker(self, redis_url):
-        return RedisBroker(redis_url)
+        return RedisBroker(redis_url, deadline=IN_TIME)
 
     @pytest.fixture
     def other(self, redis_url):
-        return RedisBroker(aioredis.Redis.from_url(redis_url))
+        return RedisBroker(aioredis.Redis.from_url(redis_url), deadline=IN_TIME)
 
     @pytest.fixture
     def pass_time(self, client):
@@ -229,7 +229,7 @@ class TestScripts:
 class TestWhenRedisIsAway:
     async def test_start_needs_no_redis_and_listening_begins_when_it_comes(self, redis_url, proxy):
         proxy.refuse()
-        async with Broker(proxy.url, deadline=5) as broker:
+        async with Broker(proxy.url) as broker:
             assert not broker.connected
             subscribing = asyncio.create_task(broker.subscribe([LOBBY]))
             await proxy.accept()
@@ -280,7 +280,7 @@ class TestWhenRedisIsAway:
 
     async def test_publish_during_a_short_absence_succeeds(self, proxy):
         proxy.refuse()
-        async with Broker(proxy.url, deadline=5) as broker:
+        async with Broker(proxy.url) as broker:
             publishing = asyncio.create_task(broker.publish("all", event(1)))
             await asyncio.sleep(0)
             await proxy.accept()
@@ -342,7 +342,7 @@ class TestWhenRedisIsAway:
         expect_log(LOST)
         expect_log(BACK)
         topics = [f"user:{number}" for number in range(3000)]
-        async with Broker(proxy.url, deadline=10.0) as broker:
+        async with Broker(proxy.url) as broker:
             await broker.subscribe(topics)
             proxy.on("SUBSCRIBE", Fault.CUT_BEFORE, times=3)
             proxy.cut()

@@ -9,6 +9,8 @@ from sstream.session.sessions import Sessions
 from sstream.session.store import MemoryStore
 from sstream.testing import Clock, StoreProbe, eventually
 
+PATIENCE = 20.0  # seconds; only a failure meets it
+
 pytest.register_assert_rewrite("tests.session.contract")
 
 
@@ -22,7 +24,7 @@ def new_store(request, clock):
     """Makes stores on one and the same data."""
     if request.param == "redis":
         url = request.getfixturevalue("redis_url")
-        return lambda: RedisStore(url)
+        return lambda: RedisStore(url, deadline=PATIENCE)
     first = MemoryStore(clock=clock)
     return first.share
 
@@ -32,7 +34,7 @@ async def start_process(new_store, clock):
     """Makes registries of sessions as separate processes have them; ``.store`` is a `StoreProbe`."""
     processes = []
 
-    async def start_process(store=None, *, deadline=1.0, **options) -> Sessions:
+    async def start_process(store=None, *, deadline=PATIENCE, **options) -> Sessions:
         store = store if store is not None else StoreProbe(new_store())
         options = {"secret": "a test's own secret", **options}
         sessions = Sessions(store, SessionOptions(**options), deadline=deadline, clock=clock)

@@ -572,7 +572,7 @@ async def behind(start_process, proxy, redis_url, expect_log):
 @pytest.fixture
 async def beside(start_process, behind, redis_url):
     """The registry of another process, with a way to Redis of its own."""
-    return await start_process(StoreProbe(RedisStore(redis_url)))
+    return await start_process(StoreProbe(RedisStore(redis_url, deadline=20.0)))
 
 
 @in_redis

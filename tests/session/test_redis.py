@@ -39,7 +39,8 @@ NEEDED_RIGHTS = ["~sess:*", "~sstream:*", "&__redis__:invalidate", *(f"+{command
 AWAY = r"Redis cannot be reached"  # in the log, once, while it is away
 BACK = r"Redis is back"
 
-IN_TIME = 10.0  # seconds; a deadline of one is met long before, on however slow a machine
+SOON = 1.0  # seconds: the deadline of stores that are to meet it
+IN_TIME = 10.0  # seconds; such a deadline is met long before, on however slow a machine
 
 
 @pytest.fixture
@@ -55,11 +56,11 @@ def start_redis(need):
 
 @pytest.fixture
 async def open_store():
-    """Makes stores that are closed in the end."""
+    """Makes stores that are closed in the end; they wait for a machine that stands still."""
     stores = []
 
-    def open_store(*args, **options) -> RedisStore:
-        stores.append(RedisStore(*args, **options))
+    def open_store(*args, deadline=IN_TIME, **options) -> RedisStore:
+        stores.append(RedisStore(*args, deadline=deadline, **options))
         return stores[-1]
 
     yield open_store
@@ -307,7 +308,7 @@ async def test_a_redis_that_is_down_at_start_is_an_error_in_time_and_used_as_soo
 ):
     away()
     own_redis.kill()
-    store = open_store(own_redis.url)
+    store = open_store(own_redis.url, deadline=SOON)
 
     await store.start()
     failures = await asyncio.gather(*(failure_of(store.get(KEY)) for _ in range(20)))
@@ -321,7 +322,7 @@ async def test_a_redis_that_is_down_at_start_is_an_error_in_time_and_used_as_soo
 async def test_a_redis_that_comes_within_the_deadline_is_waited_for(own_redis, open_store, away):
     away()
     own_redis.kill()
-    store = open_store(own_redis.url, deadline=10.0)
+    store = open_store(own_redis.url)
     writing = asyncio.ensure_future(store.swap(KEY, None, b"text", 60))
     await asyncio.sleep(0)
 
@@ -332,7 +333,7 @@ async def test_a_redis_that_comes_within_the_deadline_is_waited_for(own_redis, o
 
 async def test_a_frozen_redis_is_an_error_in_about_a_second_and_heals_by_itself(own_redis, open_store, away):
     away()
-    store = open_store(own_redis.url)
+    store = open_store(own_redis.url, deadline=SOON)
     heard = await listen(store)
     await store.swap(KEY, None, b"text", 60)
     own_redis.freeze()
@@ -352,7 +353,7 @@ async def test_a_frozen_redis_is_an_error_in_about_a_second_and_heals_by_itself(
 
 async def test_a_redis_that_freezes_while_nobody_asks_makes_copies_stale(own_redis, open_store, away):
     away()
-    store = open_store(own_redis.url)
+    store = open_store(own_redis.url, deadline=SOON)
     heard = await listen(store)
 
     own_redis.freeze()
@@ -474,13 +475,14 @@ async def test_a_cut_in_the_middle_of_many_gives_each_its_own_answer_or_an_error
     assert again == [key.encode() for key in keys]
 
 
-async def test_a_reply_that_comes_too_late_reaches_nobody(store_behind, proxy, away):
+async def test_a_reply_that_comes_too_late_reaches_nobody(open_store, proxy, away):
     away()
-    await store_behind.swap("sess:b", None, b"b's", 60)
+    store = open_store(proxy.url, deadline=SOON)
+    await store.swap("sess:b", None, b"b's", 60)
     proxy.on("GET", Fault.DELAY, seconds=1.3)
 
-    error, _ = await failure_of(store_behind.get(KEY))
-    others = await asyncio.gather(*(store_behind.get("sess:b") for _ in range(5)))
+    error, _ = await failure_of(store.get(KEY))
+    others = await asyncio.gather(*(store.get("sess:b") for _ in range(5)))
 
     assert "no answer" in str(error)
     assert others == [b"b's"] * 5
@@ -518,7 +520,7 @@ async def test_no_error_tells_a_key_or_a_text(store_behind, proxy, away, expect_
 async def test_operations_that_wait_for_a_redis_that_is_down_are_bounded(own_redis, open_store, away):
     away(comes_back=False)
     own_redis.kill()
-    store = open_store(own_redis.url, max_waiting=10)
+    store = open_store(own_redis.url, deadline=SOON, max_waiting=10)
 
     failures = await failures_in_order(store.get(KEY) for _ in range(1000))
 
@@ -527,7 +529,7 @@ async def test_operations_that_wait_for_a_redis_that_is_down_are_bounded(own_red
 
 async def test_operations_that_wait_for_a_frozen_redis_are_bounded(own_redis, open_store, away):
     away()
-    store = open_store(own_redis.url, max_waiting=10)
+    store = open_store(own_redis.url, deadline=SOON, max_waiting=10)
     await store.get(KEY)
     own_redis.freeze()
     waiting = [asyncio.ensure_future(failure_of(store.get(KEY))) for _ in range(5)]
@@ -651,7 +653,7 @@ async def test_a_unix_socket(start_redis, open_store, tmp_path):
 async def test_a_wrong_password_is_an_error_and_told_to_nobody(start_redis, open_store, expect_log):
     told = expect_log("Redis cannot be reached", logger="sstream.session")
     server = start_redis("requirepass keyboard-cat")
-    store = open_store(f"redis://:wrong-one@127.0.0.1:{server.port}")
+    store = open_store(f"redis://:wrong-one@127.0.0.1:{server.port}", deadline=SOON)
 
     error, seconds = await failure_of(store.get(KEY))
 
@@ -690,7 +692,7 @@ async def test_an_unknown_certificate_is_refused(redis_url, open_store, expect_l
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(CERTIFICATE)
     async with FaultProxy(redis.connection.parse_url(redis_url)["port"], tls=context) as proxy:
-        store = open_store(f"rediss://localhost:{proxy.port}/0")
+        store = open_store(f"rediss://localhost:{proxy.port}/0", deadline=SOON)
 
         await failure_of(store.get(KEY))
         await store.close()
@@ -784,11 +786,17 @@ async def test_without_the_right_to_hear_of_changes_every_read_goes_to_redis(
 
 async def test_a_sentinel_tells_where_the_primary_is_and_where_it_went(start_redis, open_store, expect_log):
     expect_log(".", logger="sstream.session", required=False)
-    primary = start_redis()
+    primary = start_redis("repl-diskless-sync-delay 0")  # a replica is copied to at once, not after 5 s
     replica = start_redis(f"replicaof 127.0.0.1 {primary.port}")
+    async with client_of(primary) as client:
+
+        async def is_followed() -> bool:
+            return int((await client.info("replication"))["connected_slaves"]) == 1
+
+        await eventually(is_followed, "the replica has not found its primary")  # a Sentinel looks every 10 s
     sentinel = start_redis(
         f"sentinel monitor tea 127.0.0.1 {primary.port} 1\n"
-        "sentinel down-after-milliseconds tea 300\nsentinel failover-timeout tea 2000",
+        "sentinel down-after-milliseconds tea 60000\nsentinel failover-timeout tea 2000",
         sentinel=True,
     )
     store = open_store(f"redis+sentinel://127.0.0.1:{sentinel.port}/tea/0")
@@ -804,8 +812,9 @@ async def test_a_sentinel_tells_where_the_primary_is_and_where_it_went(start_red
 
         await eventually(is_copied, "the replica has no copy")
         await eventually(is_known, "the Sentinel does not know the replica")
-
-    primary.kill()
+        primary.kill()
+        # Not before: a primary that stood still with the machine would be taken for dead.
+        await watcher.execute_command("SENTINEL", "SET", "tea", "down-after-milliseconds", 300)
 
     async def can_write() -> bool:
         with contextlib.suppress(StoreError):

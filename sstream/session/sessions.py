@@ -5,6 +5,7 @@ import inspect
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import Any, Final, TypeVar
 
 from sstream.counters import SessionCounts
@@ -24,6 +25,7 @@ T = TypeVar("T")
 _log = logging.getLogger("sstream.session")
 
 _PLACED_TTL: Final = 60  # seconds
+_SETTLE_PAUSE: Final = 0.1  # seconds between two attempts at a store that is away
 _REMEMBERED: Final = 1024  # cookies that were verified, 0.3 KB each
 
 
@@ -392,14 +394,21 @@ class Sessions:
                 raise BadTicket
         elif sid is not None and sid != found.new and await self.get(sid) is not None:
             raise BadTicket
-        # Used up only when it has moved: a second try after an error must still find it.
         try:
             at_hand = found.old is None or await self._hand_over(found.old, found.new)
         except SessionGone:
             at_hand = False
-        if not await self._records.use(ticket):
+        session = await self.get(found.new) if at_hand else None
+        # Used up when nothing can go wrong any more: a second try after an error must still find it.
+        try:
+            is_first = await self._records.use(ticket)
+        except StoreError:
+            if session is None:
+                raise
+            is_first = True  # perhaps it is used up, and then a second try would find nothing
+        if not is_first:
             raise BadTicket
-        return await self.get(found.new) if at_hand else None
+        return session
 
     async def _hand_over(self, old: str, new: str | None = None) -> bool:
         """Move a session to the id that was announced for it, if that is ``new``; is it there now?"""
@@ -467,9 +476,32 @@ class Sessions:
         if (pending := self._handovers.pop(old, None)) is not None and pending is not asyncio.current_task():
             pending.cancel()
         self._copies.move(old, new)
-        await self._records.note_moved(old, new)
-        await self.store.touch(new_key, self._commits.ttl_of(parts))
+        ttl = self._commits.ttl_of(parts)
+        try:
+            await self._settle(old, new, ttl)
+        except (StoreError, asyncio.CancelledError):
+            self._handovers[old] = asyncio.get_running_loop().create_task(self._keep_settling(old, new, ttl))
+            raise
         await self._commits.index(session)
+
+    async def _settle(self, old: str, new: str, ttl: int) -> None:
+        """Let everybody find a session that has moved, and let it live for longer than it takes to move."""
+        await self._records.note_moved(old, new)
+        await self.store.touch(self._commits.key_of(new), ttl)
+
+    async def _keep_settling(self, old: str, new: str, ttl: int) -> None:
+        try:
+            async with asyncio.timeout(_PLACED_TTL):
+                while True:
+                    await asyncio.sleep(_SETTLE_PAUSE)
+                    with suppress(StoreError):  # whoever moved it was told; only this process knows where it is
+                        await self._settle(old, new, ttl)
+                        return
+        except TimeoutError:
+            _log.warning("session %s is lost: the store went away while its id was renewed", log_name(old))
+        finally:
+            if self._handovers.get(old) is asyncio.current_task():
+                del self._handovers[old]
 
     # --- life ---------------------------------------------------------------------------------------------------------
 

@@ -231,3 +231,44 @@ async def test_a_trade_while_the_store_is_down_is_503_and_may_be_tried_again(
 
     assert (page.status, page.cookies) == (503, [])
     assert (await browser.trade(ticket)).status == 204
+
+
+async def test_a_trade_that_breaks_off_just_behind_the_move_may_be_tried_again(
+    store: StoreProbe, serve_live: ServeLive, expect_log: Callable[..., Any]
+) -> None:
+    expect_log("503 POST /_sstream/session", logger="tornado.access", count=1)
+    expect_log("503 POST /_sstream/session", logger="tornado.general", required=False)
+    site = await serve_live(store)
+    browser = site.browser()
+    _, ticket = await login_ticket(site, browser)
+
+    async def cut() -> None:
+        store.fail("swap", key="sstream:fate:", times=1)
+
+    store.race("swap", cut, key=f"sess:{browser.sid}", after=True)  # the old id has died
+
+    first = await browser.trade(ticket)
+    second = await browser.trade(ticket)
+
+    assert (first.status, second.status) == (503, 204)
+    assert (await browser.get("/look")).json == {"cart": {"tea": 1}, "greeted": True, "userId": "fred"}
+
+
+@pytest.mark.parametrize("operation", ["delete", "get"])
+async def test_a_trade_that_loses_the_store_when_its_ticket_is_used_up_brings_the_cookie(
+    operation: str, memory: StoreProbe, serve_live: ServeLive
+) -> None:
+    site = await serve_live(memory)
+    browser = site.browser()
+    _, ticket = await login_ticket(site, browser)
+
+    async def cut() -> None:
+        memory.fail(operation, after=operation == "delete")
+
+    memory.race("delete", cut, key="sstream:ticket:", after=operation == "get")
+
+    page = await browser.trade(ticket)
+    memory.heal()
+
+    assert page.status == 204
+    assert (await browser.get("/look")).json == {"cart": {"tea": 1}, "greeted": True, "userId": "fred"}

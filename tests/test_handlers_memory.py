@@ -20,7 +20,7 @@ class Live(RPCHandler):
         return str(self.session["name"])
 
 
-async def test_an_idle_socket_with_its_session_loaded_takes_less_than_6550_bytes(expect_log: Any) -> None:
+async def test_an_idle_socket_with_its_session_loaded_takes_less_than_5900_bytes(expect_log: Any) -> None:
     expect_log("sessions are kept in memory", count=1)
     application = Application([("/ws", Live)], session=SessionOptions(secret="x"), debug=False)
     await application.start()
@@ -46,7 +46,7 @@ async def test_an_idle_socket_with_its_session_loaded_takes_less_than_6550_bytes
         writer.close()
     server.stop()
     await application.close()
-    assert 2000 < each < 6550
+    assert 2000 < each < 5900
 
 
 async def connect(port: int, cookie: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

@@ -20,8 +20,8 @@
 
 /* Made once, when the module is first imported; it serves the main interpreter only. */
 static struct {
-    PyObject *crash, *control, *flush_later, *handler, *hold, *lose, *on_eof, *on_message, *receive, *send_deflated,
-        *start_handling, *stick, *transmit;
+    PyObject *crash, *control, *flush_later, *handler, *hold, *lose, *on_eof, *on_message, *receive, *receiver,
+        *send_deflated, *start_handling, *stick, *transmit;
     PyObject *cancelled; /* asyncio.CancelledError */
     PyObject *monotonic; /* time.monotonic */
 } names;
@@ -406,14 +406,14 @@ crash(Core *self)
     return call_with(self, names.crash, error);
 }
 
-/* Hand out events[i]; `on_message` is the handler's. */
+/* Hand out events[i]. */
 static int
-hand_out(Core *self, PyObject *on_message, PyObject *event)
+hand_out(Core *self, PyObject *receiver, PyObject *event)
 {
     if (!PyBytes_CheckExact(event) && !PyUnicode_CheckExact(event)) {
         return call(self, names.control, event);
     }
-    PyObject *handling = PyObject_CallOneArg(on_message, event);
+    PyObject *handling = PyObject_CallOneArg(receiver, event);
     if (handling == NULL) {
         return crash(self);
     }
@@ -426,27 +426,27 @@ static int
 dispatch(Core *self, PyObject *events)
 {
     self->scheduled = 1; /* all replies leave together */
-    PyObject *handler = PyObject_GetAttr((PyObject *)self, names.handler);
-    if (handler == NULL) {
-        return -1;
+    PyObject *receiver = PyObject_GetAttr((PyObject *)self, names.receiver);
+    if (receiver == Py_None) {
+        PyObject *handler = PyObject_GetAttr((PyObject *)self, names.handler);
+        Py_SETREF(receiver, handler != NULL ? PyObject_GetAttr(handler, names.on_message) : NULL);
+        Py_XDECREF(handler);
     }
-    PyObject *on_message = PyObject_GetAttr(handler, names.on_message);
-    Py_DECREF(handler);
-    if (on_message == NULL) {
+    if (receiver == NULL) {
         return -1;
     }
     int failed = 0;
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(events) && !failed; i++) {
         PyObject *event = PyList_GET_ITEM(events, i);
         Py_INCREF(event);
-        failed = hand_out(self, on_message, event);
+        failed = hand_out(self, receiver, event);
         Py_DECREF(event);
         if (!failed && self->blocked) {
             failed = call_with(self, names.hold, PyList_GetSlice(events, i + 1, PY_SSIZE_T_MAX));
             break;
         }
     }
-    Py_DECREF(on_message);
+    Py_DECREF(receiver);
     self->scheduled = 0;
     return failed ? -1 : flush_out(self);
 }
@@ -616,6 +616,7 @@ make_names(void)
         {&names.on_eof, "_on_eof"},
         {&names.on_message, "on_message"},
         {&names.receive, "_receive"},
+        {&names.receiver, "receiver"},
         {&names.send_deflated, "_send_deflated"},
         {&names.start_handling, "_start_handling"},
         {&names.stick, "_stick"},

@@ -94,6 +94,9 @@ class Connection(Core, WebSocketProtocol):
 
     It is what ``WebSocketHandler.ws_connection`` is, and does what Tornado's does there. Besides that it offers `send`,
     `send_shared`, `send_frame`, `pause_reading` and `resume_reading`.
+
+    Attributes:
+        receiver: Takes the messages, if it is set; else the handler's ``on_message`` does.
     """
 
     # In slots, for there may be many thousands of these.
@@ -124,6 +127,7 @@ class Connection(Core, WebSocketProtocol):
         "close_code",
         "close_reason",
         "handler",
+        "receiver",
         "stream",
     )
 
@@ -137,6 +141,7 @@ class Connection(Core, WebSocketProtocol):
         Core.__init__(self)
         self._blocked = _OPENING
         self.handler = handler
+        self.receiver = None
         self.stream = None
         self.client_terminated = False
         self.close_code: int | None = None
@@ -478,7 +483,7 @@ class Connection(Core, WebSocketProtocol):
                 break
             self._backlog.popleft()
             self._backlog_size -= len(event) + _BACKLOG_OVERHEAD
-            handling = self.handler.on_message(event)
+            handling = (self.receiver or self.handler.on_message)(event)
         return handling
 
     def _charge(self, events: list[Event], cost: int) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from sstream.websocket.frames import BINARY, EVENTS_PER_PASS, TEXT, Event, frame
@@ -71,6 +72,7 @@ class Core:
         _parser: Parser
         _socket: socket.socket
         handler: WebSocketHandler
+        receiver: Callable[[bytes | str], Any] | None
 
         def _control(self, event: Event) -> None: ...
         def _crash(self, error: BaseException) -> None: ...
@@ -128,11 +130,11 @@ class Core:
     def _dispatch(self, events: list[Event]) -> None:
         """Hand out events, until one of them blocks; then send what was written."""
         self._scheduled = True  # all replies leave together
-        on_message = self.handler.on_message
+        receiver = self.receiver or self.handler.on_message
         for index, event in enumerate(events, 1):
             if isinstance(event, (bytes, str)):
                 try:
-                    handling = on_message(event)
+                    handling = receiver(event)
                 except (Exception, asyncio.CancelledError) as error:
                     self._crash(error)
                 else:

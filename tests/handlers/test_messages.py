@@ -6,7 +6,7 @@ from typing import Any
 import msgpack
 import pytest
 
-from sstream import rpc
+from sstream import RPCHandler, rpc
 from sstream.testing import StoreProbe
 
 from .live import Live, ServeLive, nothing_else, refused
@@ -214,3 +214,31 @@ async def test_a_result_that_cannot_be_sent_is_logged_and_told_as_internal_error
 
     assert (error.code, error.message) == (-32603, "internal error")
     assert await socket.call("add", 2, 3) == 5
+
+
+async def test_a_handler_has_the_methods_of_pages_until_its_socket_is_open(
+    memory: StoreProbe, serve_live: ServeLive
+) -> None:
+    class Strict(Live):
+        def initialize(self) -> None:
+            super().initialize()
+            self.set_header("X-Tea", "green")
+
+        @rpc
+        def misuse(self, name: str) -> str:
+            try:
+                getattr(self, name)("x")
+            except RuntimeError as error:
+                return str(error)
+            return "done"
+
+    site = await serve_live(memory, Strict)
+    socket = await site.browser().connect()
+
+    answers = {
+        await socket.call("misuse", name)
+        for name in ("write", "redirect", "set_header", "set_cookie", "set_status", "flush", "finish")
+    }
+
+    assert answers == {"Method not supported for Web Sockets"}
+    assert Strict.write is RPCHandler.write

@@ -34,6 +34,7 @@ def make_wired(core: Any) -> Any:
         def __init__(self, sock: socket.socket) -> None:
             super().__init__()
             self.handler = Handler()
+            self.receiver = None
             self.calls: list[tuple[Any, ...]] = []
             self._parser = Parser(1000)
             self._socket = sock
@@ -233,6 +234,20 @@ def test_plain_messages_are_handed_out_and_replies_leave_together(wired: Pair) -
     )
     assert core.calls == []
     assert core.heard
+
+
+def test_messages_go_to_the_receiver_where_there_is_one(wired: Pair) -> None:
+    core, peer = wired
+    received: list[bytes | str] = []
+
+    core.receiver = received.append
+    peer.send(frame(2, b"1") + frame(1, b"2"))
+    core._on_readable()
+    core.receiver = None
+    peer.send(frame(2, b"3"))
+    core._on_readable()
+
+    assert (received, core.handler.got) == ([b"1", "2"], [b"3"])
 
 
 @pytest.mark.parametrize(

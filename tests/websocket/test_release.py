@@ -110,7 +110,7 @@ async def test_headers_have_no_attributes_that_headers_do_not_have(serve: Serve)
         _ = Handler.last.request.headers.nothing  # type: ignore[attr-defined]
 
 
-async def test_idle_connection_takes_less_than_5_kilobytes() -> None:
+async def test_idle_connection_takes_less_than_4_kilobytes() -> None:
     class Idle(Handler):
         limits = Limits()
 
@@ -127,7 +127,7 @@ async def test_idle_connection_takes_less_than_5_kilobytes() -> None:
     each = (server_bytes() - before) / IDLE
 
     tracemalloc.stop()
-    assert each < 5000
+    assert each < 4000
     await site.stop()
 
 

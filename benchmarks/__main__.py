@@ -18,7 +18,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from benchmarks import check, compare, instructions, own_server, report
 from benchmarks.contenders import CONTENDERS
 from benchmarks.generator import CompilerMissing, GeneratorError
-from benchmarks.suite import FULL, QUICK, Plan, Step, run, schedule
+from benchmarks.suite import FULL, QUICK, Plan, run, schedule
 from sstream.testing import ToolMissing
 
 __all__ = ["main", "run_with_progress"]
@@ -28,29 +28,27 @@ console = Console()
 
 def run_with_progress(plan: Plan) -> dict[str, Any]:
     """Run a plan under a progress bar, after a word on how long it takes."""
-    steps, left_out = schedule(plan)
-    total = sum(step.estimate for step in steps)
+    groups, left_out = schedule(plan)
+    minutes = min(sum(group.estimate for group in groups), plan.limit) / 60
     rounds = ", ".join(f"{phase} {many}" for phase, many in plan.rounds.items())
-    console.print(f"About {total / 60:.1f} minutes: {len(steps)} turns; rounds: {rounds}", highlight=False)
+    console.print(f"About {minutes:.1f} minutes; rounds: {rounds}", highlight=False)
     for name, why in left_out.items():
         console.print(f"[yellow]without {CONTENDERS[name].label}[/]: {why}")
     columns = (TextColumn("{task.description:<44}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
     with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
-        task = progress.add_task("", total=total)
+        task = progress.add_task("", total=1.0)
 
-        def on_step(number: int, step: Step) -> None:
-            before = sum(earlier.estimate for earlier in steps[:number])
-            what = f"{step.phase} {step.round + 1}: {step.contender}"
-            progress.update(task, completed=before, description=what)
+        def on_step(done: float, what: str) -> None:
+            progress.update(task, completed=done, description=what)
             if not console.is_terminal:
-                print(f"{before / total:>4.0%} {what}", flush=True)
+                print(f"{done:>4.0%} {what}", flush=True)
 
         result = run(plan, on_step)
-        progress.update(task, completed=total)
+        progress.update(task, completed=1.0)
     for warning in result["noise"]["warnings"]:
         console.print(f"[yellow]noisy[/]: {warning}", highlight=False)
     for left_out in result["left_out_for_time"]:
-        console.print(f"[yellow]left out for time[/]: round {left_out}", highlight=False)
+        console.print(f"[yellow]left out for time[/]: {left_out}", highlight=False)
     for failure in result["failures"]:
         console.print(f"[red]failed[/]: {escape(failure)}", highlight=False)
     return result

@@ -24,8 +24,8 @@ from sstream.testing import Process
 __all__ = ["study"]
 
 SESSIONS = 250
-CHANGES = 100  # of each kind in a round
-ENDS = 40
+CHANGES = 60  # of each kind in a round
+ENDS = 25
 PATIENCE = 10.0  # seconds; only a failure meets it
 
 

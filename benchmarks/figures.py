@@ -13,6 +13,7 @@ __all__ = [
     "OURS",
     "Goal",
     "Result",
+    "by_round",
     "median",
     "ratio",
     "spread",
@@ -48,10 +49,27 @@ def spread(result: Result, cell: str, contender: str, key: str = "rate") -> floa
     return (max(found) - min(found)) / 2 / middle if middle else 0.0
 
 
-def ratio(result: Result, cell: str, contender: str, base: str = BASE, key: str = "rate") -> float | None:
-    """A median as a multiple of another contender's in the same run."""
-    own, other = median(result, cell, contender, key), median(result, cell, base, key)
-    return own / other if own is not None and other else None
+def by_round(result: Result, cell: str, contender: str, key: str = "rate") -> dict[int, float]:
+    """One figure of each round; the median where a round has several samples."""
+    found: dict[int, list[float]] = {}
+    for sample in result["cells"].get(cell, {}).get(contender, []):
+        found.setdefault(sample["round"], []).append(sample[key])
+    return {number: statistics.median(figures) for number, figures in found.items()}
+
+
+def ratio(
+    result: Result, cell: str, contender: str, base: str = BASE, base_cell: str | None = None, key: str = "rate"
+) -> float | None:
+    """A contender's figure as a multiple of another's: each round's of that same round, and of these the median.
+
+    What slows the machine for some seconds slows both of a round, and one round that was torn apart does not count.
+
+    Args:
+        base_cell: The other's cell, if it is another one.
+    """
+    own, other = by_round(result, cell, contender, key), by_round(result, base_cell or cell, base, key)
+    found = [own[number] / other[number] for number in own if other.get(number)]
+    return statistics.median(found) if found else None
 
 
 def study_median(result: Result, study: str, row: str, column: str) -> float | None:
@@ -61,12 +79,7 @@ def study_median(result: Result, study: str, row: str, column: str) -> float | N
 
 def _within(cell: str, other: str, contender: str = BEST) -> Callable[[Result], float | None]:
     """One of a contender's cells as a multiple of another one of its own."""
-
-    def find(result: Result) -> float | None:
-        own, base = median(result, cell, contender), median(result, other, contender)
-        return own / base if own is not None and base else None
-
-    return find
+    return lambda result: ratio(result, cell, contender, contender, other)
 
 
 def _best(cell: str, key: str, factor: float) -> Callable[[Result], float | None]:
@@ -107,12 +120,7 @@ def _of(contender: str, cell: str, base: str = BASE) -> Callable[[Result], float
 
 def _to_base(cell: str, other: str) -> Callable[[Result], float | None]:
     """A cell as a multiple of another one of raw Tornado, which has no such cell."""
-
-    def find(result: Result) -> float | None:
-        own, base = median(result, cell, BEST), median(result, other, BASE)
-        return own / base if own is not None and base else None
-
-    return find
+    return lambda result: ratio(result, cell, BEST, BASE, other)
 
 
 GOALS: tuple[Goal, ...] = (

@@ -179,18 +179,18 @@ class Generator:
         result = self._do(f"open {connections} {window}")
         return Opened(**result | {"histogram": Histogram(result["histogram"])})
 
-    def drop(self, connections: int) -> None:
-        """Reset the last ones, as a cut cable does."""
-        self._do(f"drop {connections}")
+    def drop(self, connections: int) -> int:
+        """Reset the last ones, as a cut cable does; how many that were."""
+        return int(self._do(f"drop {connections}")["dropped"])
 
     def request(self, method: str, *params: Any) -> None:
         """What to send from now on."""
         payload, id_at = encode_request(self.dialect, method, *params)
         self._do(f"request {payload.hex()} {id_at}")
 
-    def closed(self, depth: int, seconds: float, warm: float = 0.15) -> Measurement:
-        """Each connection keeps ``depth`` requests under way."""
-        return self._measure(f"closed {depth} {warm} {seconds}")
+    def closed(self, depth: int, seconds: float, warm: float = 0.15, *, callers: int | None = None) -> Measurement:
+        """Each connection, or the first ``callers``, keeps ``depth`` requests under way."""
+        return self._measure(f"closed {depth} {warm} {seconds}" + ("" if callers is None else f" {callers}"))
 
     def paced(self, rate: float, seconds: float, warm: float = 0.15) -> Measurement:
         """A fixed schedule, whatever is answered; a latency counts from when its request was due."""
@@ -210,7 +210,10 @@ class Generator:
         return self._measure(f"paced {rate} {warm} {seconds} {callers} {every}")
 
     def fanout(self, batch: int, seconds: float, warm: float = 0.15) -> Measurement:
-        """The first connection publishes ``batch`` events whenever all the others have got the last ones."""
+        """The first connection publishes ``batch`` events whenever all the others have got the last ones.
+
+        Whole batches are measured, at least one, so it may take longer than ``seconds``.
+        """
         return self._measure(f"fanout {batch} {warm} {seconds}")
 
     def interrupt(self) -> None:

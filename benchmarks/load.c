@@ -14,6 +14,8 @@
  *   drop N                      reset the last N, as a cut cable does
  *   request HEX ID              the payload to send from now on; its 4 bytes at ID are stamped with a number (-1: none)
  *   closed DEPTH WARM SECONDS   each connection keeps DEPTH requests under way
+ *   closed DEPTH WARM SECONDS CALLERS
+ *                               the first CALLERS do, and the others rest
  *   paced RATE WARM SECONDS     RATE requests a second on a fixed schedule, answered or not; latency counts from the
  *                               time that a request was due
  *   paced RATE WARM SECONDS CALLERS EVERY
@@ -21,7 +23,8 @@
  *                               event that often (seconds): how long do calls take while many hear?
  *   event HEX ID                the payload of that event
  *   fanout BATCH WARM SECONDS   the first connection sends the request, BATCH times in one write, whenever all the
- *                               others have got BATCH events
+ *                               others have got BATCH events; whole batches are measured, at least one, and one that
+ *                               takes as long as was asked for needs no warming up
  *
  * Between commands the connections are held and pings are answered. At the end of stdin it ends; SIGINT ends a
  * measurement early. Latencies are nanoseconds, counted as in an HDR histogram: 128 buckets an octave, within 0.8 %.
@@ -47,7 +50,8 @@
 #define BUCKETS 7552
 #define SECOND 1000000000u
 #define HANDSHAKE_TIMEOUT (20ull * SECOND)
-#define SETTLE (10ull * SECOND) /* how long answers are waited for when a measurement is over */
+#define SETTLE (10ull * SECOND)   /* how long answers are waited for when a measurement is over */
+#define PATIENCE (60ull * SECOND) /* the same for all of a batch of events */
 
 typedef enum { NEW, CONNECTING, UPGRADING, GREETING, OPEN, GONE } State;
 typedef enum { MSGPACK, SOCKETIO, HTTP } Dialect;
@@ -654,10 +658,11 @@ static void print_progress(uint64_t since, uint64_t now) {
 }
 
 static void do_measure(Mode which, double amount, double warm, double seconds, int callers, double every) {
-    if (!open_now || ((which == FANOUT || callers) && open_now < 2)) refuse("no connections are open");
-    if ((which == FANOUT || callers) && connections[0]->state != OPEN) refuse("the publisher's connection is lost");
-    if ((!request.size && dialect != HTTP) || (callers && !event.size)) refuse("no request was given");
-    if (callers >= count) refuse("not so many connections were opened");
+    int has_publisher = which == FANOUT || (which == PACED && callers);
+    if (open_now < 1 + has_publisher) refuse("no connections are open");
+    if (has_publisher && connections[0]->state != OPEN) refuse("the publisher's connection is lost");
+    if ((!request.size && dialect != HTTP) || (which == PACED && callers && !event.size)) refuse("no request was given");
+    if (callers + has_publisher > count) refuse("not so many connections were opened");
     if (amount < 1 || (which != PACED && amount > RING / 2) || (dialect == HTTP && which == CLOSED && amount > 1))
         refuse("not a depth, rate or batch to measure with");
     forget_all();
@@ -671,17 +676,26 @@ static void do_measure(Mode which, double amount, double warm, double seconds, i
         connections[i]->heard = 0;
         if (connections[i]->sent) memset(connections[i]->sent, 0, RING * sizeof *connections[i]->sent);
     }
-    uint64_t begin = now_ns(), start = begin + (uint64_t)(warm * SECOND), end = start + (uint64_t)(seconds * SECOND);
+    uint64_t begin = now_ns(), warm_at = begin + (uint64_t)(warm * SECOND), start = warm_at, end = 0;
     uint64_t cpu = 0, own = 0, turns = 0, publishes = 0, told = 0;
     double gap = SECOND / amount;
-    int robin = 0;
-    if (mode == FANOUT) publish(&request, batch);
+    int robin = 0, is_warm = mode != FANOUT, is_due = mode == FANOUT;
     if (mode == CLOSED)
-        for (int i = 0; i < count; i++)
+        for (int i = 0; i < (callers ? callers : count); i++)
             if (connections[i]->state == OPEN) ask(connections[i], &request, batch, now_ns());
     for (;;) {
         uint64_t now = now_ns();
-        if (!recording && now >= start) {
+        int is_over = interrupted || !open_now;
+        if (mode == FANOUT && !round_left) { /* between two batches */
+            if (connections[0]->state != OPEN || open_now < 2) break;
+            if (recording && now >= end && now >= warm_at) break;
+            if (!is_warm) {
+                is_warm = now >= warm_at;
+                recording = 0; /* that was to warm up */
+            }
+            is_due = 1;
+        }
+        if (!recording && (mode == FANOUT || now >= warm_at)) {
             forget_answers();
             recording = 1;
             cpu = server_cpu();
@@ -689,8 +703,16 @@ static void do_measure(Mode which, double amount, double warm, double seconds, i
             start = told = now_ns();
             end = start + (uint64_t)(seconds * SECOND);
         }
+        if (is_due) {
+            publish(&request, batch);
+            is_due = 0;
+        }
         /* At least one answer is waited for: on a busy machine the time may be over before it. */
-        int is_over = (recording && now >= end && (messages || now >= end + SETTLE)) || interrupted || !open_now;
+        if (mode != FANOUT) is_over |= recording && now >= end && (messages || now >= end + SETTLE);
+        if (mode == FANOUT && now >= end + PATIENCE) {
+            count_error("events missing");
+            is_over = 1;
+        }
         if (recording && progress_every > 0 && now - told >= progress_every * SECOND) {
             told = now;
             print_progress(start, now);
@@ -726,10 +748,6 @@ static void do_measure(Mode which, double amount, double warm, double seconds, i
         }
         if (is_over) break;
         turn(wait);
-        if (mode == FANOUT && !round_left) {
-            if (connections[0]->state != OPEN || open_now < 2) break;
-            publish(&request, batch);
-        }
     }
     uint64_t stop = now_ns(), done = messages, heard = events;
     cpu = server_cpu() - cpu;
@@ -739,7 +757,7 @@ static void do_measure(Mode which, double amount, double warm, double seconds, i
         done = 0;
     }
     uint64_t fewest = UINT64_MAX, most = 0;
-    for (int i = which == FANOUT ? 1 : 0; i < count; i++) {
+    for (int i = which == FANOUT ? 1 : 0; i < (which == CLOSED && callers ? callers : count); i++) {
         if (connections[i]->state != OPEN) continue;
         if (connections[i]->messages < fewest) fewest = connections[i]->messages;
         if (connections[i]->messages > most) most = connections[i]->messages;
@@ -773,6 +791,8 @@ static void do_command(char *line) {
         do_request(&request, hex, a);
     } else if (sscanf(line, "event %139999s %d", hex, &a) == 2) {
         do_request(&event, hex, a);
+    } else if (sscanf(line, "closed %lf %lf %lf %d", &x, &warm, &seconds, &a) == 4 && a > 0) {
+        do_measure(CLOSED, x, warm, seconds, a, 0);
     } else if (sscanf(line, "closed %lf %lf %lf", &x, &warm, &seconds) == 3) {
         do_measure(CLOSED, x, warm, seconds, 0, 0);
     } else if (sscanf(line, "paced %lf %lf %lf %d %lf", &x, &warm, &seconds, &a, &every) == 5 && a > 0) {

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 
 from tornado.httpclient import AsyncHTTPClient
 
-from benchmarks.contenders import CONTENDERS, missing
-from benchmarks.servers import Server
+from benchmarks.contenders import CONTENDERS
+from benchmarks.servers import Server, missing
 
 __all__ = ["measure", "study"]
 

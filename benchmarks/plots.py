@@ -129,7 +129,7 @@ def _scaling(result: Result, file: Path) -> None:
     axes.set_xticks([int(cell[8:]) for cell in cells], [f"{int(cell[8:]):,}" for cell in cells])
     axes.minorticks_off()
     axes.set_ylim(0, None)
-    axes.set_xlabel("connections")
+    axes.set_xlabel(f"connections that call, of {result['plan']['idle']:,}")
     axes.set_title("Thousand calls a second of the server's CPU time, D=1", loc="left", fontsize=10)
     axes.grid(axis="y", color=INK, alpha=0.15)
     figure.legend(loc="outside right center")

@@ -117,6 +117,21 @@ TABLES: tuple[tuple[str, str, tuple[Column, ...]], ...] = (
         ),
     ),
     (
+        "By the clock",
+        (
+            "The same samples, in thousand calls or deliveries a second as the clock counts them, whatever share of "
+            "its core a server had: on a machine that does nothing else, little less than the other tables say."
+        ),
+        (
+            Column("20 B, D=1", "small_1", "wall"),
+            Column("D=16", "small_16", "wall"),
+            Column("0.9 KB, D=1", "large_1", "wall"),
+            Column("0.9 KB, D=16", "large_16", "wall"),
+            Column("one publish", "fanout_1", "wall"),
+            Column("16 at once", "fanout_16", "wall"),
+        ),
+    ),
+    (
         "Latency on a schedule",
         "Milliseconds from when a call was due, at {rate:,} calls a second on 50 connections.",
         tuple(
@@ -157,7 +172,8 @@ TABLES: tuple[tuple[str, str, tuple[Column, ...]], ...] = (
         "Connections",
         (
             "KB of memory for an idle connection of {idle:,} and of {crowd:,}; handshakes a second of CPU time; and "
-            "when {half:,} have lost theirs at once and come back at once: seconds until all are there."
+            "when {half:,} have lost theirs at once and come back at once: seconds until all are there. Who is not "
+            "there opens them with what is in another row: Litestar and Django Channels with uvicorn, as Starlette."
         ),
         (
             _memory("KB, few", "idle"),
@@ -183,7 +199,7 @@ TABLES: tuple[tuple[str, str, tuple[Column, ...]], ...] = (
     ),
     (
         "More connections",
-        "Thousand calls a second of the server's CPU time, D=1.",
+        "Thousand calls a second of the server's CPU time, D=1, of so many of {idle:,} connections; the others rest.",
         tuple(Column(f"{many:,}", f"scaling_{many}") for many in (10, 100, 1_000, 5_000)),
     ),
 )
@@ -248,7 +264,7 @@ def studies(result: Result) -> str:
             [name, *(f"{statistics.median(row[column]):,.1f}" if column in row else "–" for column in columns)]
             for name, row in publish.items()
         ]
-        text = "Publishing through Redis to sockets on several processes."
+        text = "Publishing on one process to 200 sockets on another one, through Redis."
         parts.append(f"### Across processes\n\n{text}\n\n{_table(['', *columns], rows)}")
     if counts := result.get("instructions"):
         rows = [[name, f"{figure:,}"] for name, figure in counts["counts"].items()]

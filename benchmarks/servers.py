@@ -4,9 +4,11 @@ import http.client
 import json
 import os
 import socket
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -14,11 +16,11 @@ from typing import Any, Self
 import msgspec
 from websockets.sync.client import connect
 
-from benchmarks.contenders import Contender
+from benchmarks.contenders import NODE_MODULES, Contender
 from benchmarks.generator import Generator, Programs, encode_request
-from sstream.testing import Process
+from sstream.testing import Process, ToolMissing, find_node
 
-__all__ = ["BareEcho", "Server", "WrongAnswer", "pin_to_load_core"]
+__all__ = ["BareEcho", "Server", "WrongAnswer", "missing", "pin_to_load_core"]
 
 ROOT = Path(__file__).parent.parent
 START = 60.0  # seconds; only a failure meets it
@@ -29,6 +31,31 @@ SERVER_CORE, LOAD_CORE = _cores[0], _cores[-1]
 
 class WrongAnswer(Exception):
     """A contender does not do the work."""
+
+
+def missing(contender: Contender) -> str | None:
+    """Why it cannot run here, or None."""
+    for need in contender.needs:
+        if need.startswith("npm:"):
+            if not (NODE_MODULES / need.removeprefix("npm:") / "package.json").exists():
+                return f"{need.removeprefix('npm:')} is not installed: `make bench` does that"
+            continue
+        try:
+            metadata.version(need)
+        except metadata.PackageNotFoundError:
+            return f"{need} is not installed: `make bench` does that"
+    if contender.is_node:
+        try:
+            find_node()
+        except ToolMissing as error:
+            return str(error)
+    return None
+
+
+def _command(name: str, contender: Contender) -> list[str]:
+    if contender.is_node:
+        return [str(find_node()), str(ROOT / "benchmarks" / "contenders" / contender.server)]
+    return [sys.executable, "-m", "benchmarks.contenders", name]
 
 
 def pin_to_load_core() -> None:
@@ -107,7 +134,7 @@ class Server(_Pinned):
         self.contender = contender
         self.dialect, self.path = contender.dialect, contender.path
         env = {"REDIS_URL": redis} if redis else {}
-        super().__init__(contender.command(name), {**contender.env, **env})
+        super().__init__(_command(name, contender), {**contender.env, **env})
         try:
             self._check()
         except BaseException:

@@ -1,18 +1,15 @@
 """The contenders: small servers that do the same work, each as its own guide would have it.
 
 A server in Python is a coroutine function that takes the listening socket; ``python -m benchmarks.contenders NAME``
-runs one. The others are programs that print the port on which they listen.
+runs one. The others are programs that print the port on which they listen. This module is loaded by each of them, so it
+imports nothing that only some need.
 """
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 
-from sstream.testing import ToolMissing, find_node
-
-__all__ = ["CONTENDERS", "NODE_MODULES", "Contender", "missing"]
+__all__ = ["CONTENDERS", "NODE_MODULES", "Contender"]
 
 HERE = Path(__file__).parent
 NODE_MODULES = HERE.parent / "node_modules"
@@ -29,8 +26,9 @@ class Contender:
         path: Where its websocket is.
         fast_loop: Does it run on uvloop? (uvicorn chooses for itself, and does.)
         needs: Packages from PyPI or npm; without one of them it is left out.
-        can: ``calls``, ``fanout``, ``sessions`` and ``async``.
-        crowd: Does it take part where tens of thousands connect? That takes long, so not all do.
+        can: What it takes part in: ``calls``, ``async``, ``fanout``, ``sessions``, ``idle`` (where thousands connect),
+            ``scaling`` (where they call) and ``crowd`` (where tens of thousands connect). The last ones take long, so a
+            contender is left out of them where another one on the same ground says as much.
         env: Variables it is started with.
     """
 
@@ -40,8 +38,7 @@ class Contender:
     path: str = "/ws"
     fast_loop: bool = False
     needs: tuple[str, ...] = ()
-    can: frozenset[str] = frozenset({"calls", "fanout"})
-    crowd: bool = False
+    can: frozenset[str] = frozenset({"calls", "fanout", "idle"})
     env: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -52,31 +49,27 @@ class Contender:
     def is_ours(self) -> bool:
         return self.server.startswith("framework:")
 
-    def command(self, name: str) -> list[str]:
-        if self.is_node:
-            return [str(find_node()), str(HERE / self.server)]
-        return [sys.executable, "-m", "benchmarks.contenders", name]
 
-
-_ALL = frozenset({"calls", "fanout", "sessions", "async"})
+_CALLS = frozenset({"calls", "fanout"})
+_MANY = frozenset({"idle", "scaling", "crowd"})
+_ALL = _CALLS | {"async", "sessions", "idle", "scaling"}
 _SOCKETIO = "/socket.io/?EIO=4&transport=websocket"
 _PURE = {"SSTREAM_PURE_PYTHON": "1"}
 
 # In the order of tables and rounds.
 CONTENDERS: dict[str, Contender] = {
-    "tornado": Contender(
-        label="raw Tornado", server="raw_tornado:serve", can=frozenset({"calls", "fanout", "sessions"}), crowd=True
-    ),
+    "tornado": Contender(label="raw Tornado", server="raw_tornado:serve", can=_CALLS | _MANY | {"sessions"}),
     "aiohttp": Contender(label="aiohttp", server="with_aiohttp:serve", needs=("aiohttp",)),
     "websockets": Contender(label="websockets", server="with_websockets:serve", needs=("websockets",)),
-    "starlette": Contender(
-        label="Starlette + uvicorn", server="with_starlette:serve", needs=("starlette", "uvicorn"), crowd=True
+    "starlette": Contender(label="Starlette + uvicorn", server="with_starlette:serve", needs=("starlette", "uvicorn")),
+    "litestar": Contender(
+        label="Litestar + uvicorn", server="with_litestar:serve", needs=("litestar", "uvicorn"), can=_CALLS
     ),
-    "litestar": Contender(label="Litestar + uvicorn", server="with_litestar:serve", needs=("litestar", "uvicorn")),
     "channels": Contender(
         label="Django Channels + uvicorn",
         server="with_channels:serve",
         needs=("channels", "channels-redis", "django", "uvicorn"),
+        can=_CALLS,
     ),
     "socketio-asgi": Contender(
         label="python-socketio + uvicorn",
@@ -91,11 +84,16 @@ CONTENDERS: dict[str, Contender] = {
         dialect="socketio",
         path=_SOCKETIO,
         needs=("python-socketio",),
+        can=_CALLS,
     ),
     "picows": Contender(
-        label="picows + uvloop", server="with_picows:serve", fast_loop=True, needs=("picows", "uvloop"), crowd=True
+        label="picows + uvloop",
+        server="with_picows:serve",
+        fast_loop=True,
+        needs=("picows", "uvloop"),
+        can=_CALLS | _MANY,
     ),
-    "ws": Contender(label="Node ws + msgpackr", server="ws.mjs", needs=("npm:ws", "npm:msgpackr"), crowd=True),
+    "ws": Contender(label="Node ws + msgpackr", server="ws.mjs", needs=("npm:ws", "npm:msgpackr"), can=_CALLS | _MANY),
     "socketio-node": Contender(
         label="Node socket.io",
         server="socketio.mjs",
@@ -115,32 +113,13 @@ CONTENDERS: dict[str, Contender] = {
     "sstream-python-uvloop": Contender(
         label="sstream without C, uvloop",
         server="framework:serve",
-        can=_ALL,
+        can=_CALLS | {"async"},
         env=_PURE,
         fast_loop=True,
         needs=("uvloop",),
     ),
-    "sstream": Contender(label="sstream", server="framework:serve", can=_ALL),
+    "sstream": Contender(label="sstream", server="framework:serve", can=_CALLS | {"async"}),
     "sstream-uvloop": Contender(
-        label="sstream, uvloop", server="framework:serve", can=_ALL, fast_loop=True, needs=("uvloop",), crowd=True
+        label="sstream, uvloop", server="framework:serve", can=_ALL | {"crowd"}, fast_loop=True, needs=("uvloop",)
     ),
 }
-
-
-def missing(contender: Contender) -> str | None:
-    """Why it cannot run here, or None."""
-    for need in contender.needs:
-        if need.startswith("npm:"):
-            if not (NODE_MODULES / need.removeprefix("npm:") / "package.json").exists():
-                return f"{need.removeprefix('npm:')} is not installed: `make bench` does that"
-            continue
-        try:
-            metadata.version(need)
-        except metadata.PackageNotFoundError:
-            return f"{need} is not installed: `make bench` does that"
-    if contender.is_node:
-        try:
-            find_node()
-        except ToolMissing as error:
-            return str(error)
-    return None

@@ -13,7 +13,7 @@ __all__ = ["main"]
 
 async def serve(server: str) -> None:
     module, _, function = server.partition(":")
-    listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+    listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
     listener.setblocking(False)
     port = listener.getsockname()[1]
     await getattr(importlib.import_module(f"benchmarks.contenders.{module}"), function)(listener)

@@ -10,7 +10,7 @@ __all__ = ["serve_asgi"]
 
 
 async def serve_asgi(application: Any, listener: socket.socket, **options: Any) -> None:
-    listener.listen(2048)
+    listener.listen(4096)
     config = uvicorn.Config(
         application, log_level="warning", access_log=False, ws_per_message_deflate=False, lifespan="off", **options
     )

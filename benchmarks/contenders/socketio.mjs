@@ -46,4 +46,4 @@ io.on("connection", socket => {
     session().save(failure => { if (failure) throw failure; reply(session().count) })
   }))
 })
-http.listen({ host: "127.0.0.1", port: 0, backlog: 1024 }, () => console.log(`listening on ${http.address().port}`))
+http.listen({ host: "127.0.0.1", port: 0, backlog: 4096 }, () => console.log(`listening on ${http.address().port}`))

@@ -35,4 +35,4 @@ async def serve(listener: socket.socket) -> None:
     application.router.add_get("/ws", on_socket)
     runner = web.AppRunner(application, access_log=None)
     await runner.setup()
-    await web.SockSite(runner, listener, backlog=1024).start()
+    await web.SockSite(runner, listener, backlog=4096).start()

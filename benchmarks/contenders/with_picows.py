@@ -33,5 +33,5 @@ class Listener(picows.WSListener):  # type: ignore[misc]  # it has no types
 
 
 async def serve(listener: socket.socket) -> None:
-    server = await picows.ws_create_server(lambda request: Listener(), sock=listener, backlog=1024)
+    server = await picows.ws_create_server(lambda request: Listener(), sock=listener, backlog=4096)
     asyncio.ensure_future(server.serve_forever())  # noqa: RUF006  (as long as the process)

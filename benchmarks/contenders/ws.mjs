@@ -5,7 +5,7 @@ import { WebSocketServer } from "ws"
 const methods = { add: (a, b) => a + b, echo: value => value }
 const packr = new Packr({ useRecords: false })
 const unpackr = new Unpackr({ useRecords: false })
-const server = new WebSocketServer({ host: "127.0.0.1", port: 0, backlog: 1024, path: "/ws", perMessageDeflate: false })
+const server = new WebSocketServer({ host: "127.0.0.1", port: 0, backlog: 4096, path: "/ws", perMessageDeflate: false })
 server.on("connection", socket => {
   socket.on("message", data => {
     const message = unpackr.unpack(data)

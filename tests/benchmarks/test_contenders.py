@@ -2,8 +2,8 @@
 
 import pytest
 
-from benchmarks.contenders import CONTENDERS, Contender, missing
-from benchmarks.servers import Server, WrongAnswer
+from benchmarks.contenders import CONTENDERS, Contender
+from benchmarks.servers import Server, WrongAnswer, missing
 from sstream.testing import RedisServer
 
 

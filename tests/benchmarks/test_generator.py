@@ -100,10 +100,69 @@ def test_fan_out_counts_each_delivery(load: Generator) -> None:
 
     measured = load.fanout(16, SECONDS, 0.05)
 
-    assert measured.messages > 0
     assert measured.errors == {}
     assert measured.histogram.total == measured.messages
-    assert measured.most - measured.fewest <= 16
+    assert measured.seconds >= SECONDS
+
+
+def test_fan_out_measures_whole_batches(load: Generator) -> None:
+    load.open(11)
+    load.request("publish", "hello")
+
+    measured = load.fanout(16, SECONDS, 0.05)
+    one = load.fanout(16, 0.0, 0.0)
+
+    # Everybody has got all that was published, and the publisher is not counted.
+    assert measured.fewest == measured.most >= 16
+    assert measured.most % 16 == 0
+    assert measured.messages == 10 * measured.most
+    assert one.messages == 160
+
+
+def test_batch_that_takes_as_long_as_was_asked_for_is_measured_though_it_is_the_first(programs: Programs) -> None:
+    # It waits before it sends the events, longer than both times together.
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        event = msgspec.msgpack.encode([2, "message", ["hello"]])
+        slow = threading.Event()
+        batches = []
+
+        def serve() -> None:
+            with ExitStack() as stack:
+                connections = []
+                for _ in range(2):
+                    connections.append(stack.enter_context(listener.accept()[0]))
+                    connections[-1].recv(4096)
+                    connections[-1].sendall(b"HTTP/1.1 101 Switching Protocols\r\n\r\n")
+                while connections[0].recv(4096):
+                    batches.append(1)
+                    slow.wait(0.3)  # it never comes
+                    connections[1].sendall((bytes([0x82, len(event)]) + event) * 16)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        with Generator(programs.find("load"), listener.getsockname()[1]) as load:
+            load.open(2, 1)
+            load.request("publish", "hello")
+            measured = load.fanout(16, 0.1, 0.1)
+        thread.join()
+
+    assert measured.messages == 16
+    assert measured.seconds >= 0.3
+    assert len(batches) == 1
+
+
+def test_some_call_and_the_others_rest(load: Generator) -> None:
+    load.open(5)
+    load.request("add", 2, 3)
+
+    measured = load.closed(1, SECONDS, 0.05, callers=2)
+
+    assert measured.errors == {}
+    assert measured.fewest > 0
+    assert measured.messages == measured.fewest + measured.most
+    assert measured.open == 5
+    with pytest.raises(GeneratorError, match="not so many connections were opened"):
+        load.closed(1, SECONDS, callers=6)
 
 
 def test_errors_are_counted_by_code(load: Generator) -> None:

@@ -13,9 +13,8 @@ import pytest
 
 from benchmarks import check, compare, report, suite
 from benchmarks.__main__ import main
-from benchmarks.contenders import Contender
 from benchmarks.figures import GOALS, Goal, median, ratio, spread
-from benchmarks.generator import Measurement, Opened
+from benchmarks.generator import GeneratorError, Measurement, Opened
 from benchmarks.servers import WrongAnswer
 
 TINY = replace(
@@ -31,20 +30,21 @@ TINY = replace(
 
 @pytest.fixture(scope="module")
 def result() -> dict[str, Any]:
-    steps: list[suite.Step] = []
-    found = suite.run(TINY, lambda number, step: steps.append(step))
-    assert steps == suite.schedule(TINY)[0]
+    steps: list[tuple[float, str]] = []
+    found = suite.run(TINY, lambda done, what: steps.append((done, what)))
+    assert steps == sorted(steps, key=lambda step: step[0])
+    assert steps[0] == (0, "calls: echo comes")
+    assert steps[-1][0] < 1
     return json.loads(report.dump(found))  # as it is read back
 
 
-def test_contenders_take_turns_within_each_round() -> None:
-    steps, left_out = suite.schedule(TINY)
+def test_those_whose_ratio_is_looked_at_stand_together() -> None:
+    groups, left_out = suite.schedule(replace(TINY, contenders=("picows", "sstream", "tornado")))
 
-    turns = [(step.phase, step.round, step.contender) for step in steps if step.phase == "calls"]
-
-    assert left_out == {}
-    assert turns == [("calls", 0, name) for name in ("echo", "tornado", "sstream")]
-    assert all(step.estimate > 0 for step in steps)
+    assert left_out == {} or list(left_out) == ["picows"]
+    assert [group.phase for group in groups] == ["calls", "fanout"]
+    assert groups[0].contenders[:3] == ("echo", "tornado", "sstream")
+    assert all(group.estimate > 0 for group in groups)
 
 
 class Clock:
@@ -65,10 +65,10 @@ class FakeServer:
 
     pid = 0
 
-    def __init__(self, clock: Clock, slow: float, contender: Contender | None = None) -> None:
-        self.clock, self.slow = clock, slow
-        self.is_bad = contender is not None and contender.label == "aiohttp"
-        clock.sleep(1.0 * slow)
+    def __init__(self, clock: Clock, slow: float, turns: list[tuple[str, str]], name: str = "echo") -> None:
+        self.clock, self.slow, self.turns, self.name = clock, slow, turns, name
+        self.asked = ""
+        clock.sleep(0.9 * slow)
 
     def __enter__(self) -> Self:
         return self
@@ -94,18 +94,23 @@ class FakeServer:
     def count_files(self) -> int:
         return 100
 
-    def nothing(self, *args: object, **options: object) -> None:
+    def wait_for_files(self, at_most: int) -> None:
         pass
 
-    wait_for_files = drop = request = nothing
+    def drop(self, connections: int) -> int:
+        return connections
+
+    def request(self, method: str, *params: object) -> None:
+        self.asked = method
 
     def open(self, connections: int, window: int = 1) -> Opened:
-        self.clock.sleep(connections / 1_000 * self.slow)
+        self.clock.sleep(connections / 1_500 * self.slow)
         return Opened(opened=connections, seconds=1.0, cpu=1.0, own=1.0)
 
     def closed(self, *args: float, **options: object) -> Measurement:
-        self.clock.sleep(args[1] + 0.1)
-        errors = {"error 4050": 1} if self.is_bad and args[0] == 16 else {}
+        self.turns.append((self.name, f"{self.asked} {args[0]}"))
+        self.clock.sleep((args[1] + args[2]) * (1 + self.slow) / 2)
+        errors = {"error 4050": 1} if self.name == "aiohttp" and args[0] == 16 else {}
         return Measurement(
             messages=9, seconds=1.0, cpu=1.0, own=0.5, fewest=1, most=1, unsent=0, unanswered=0, open=9, errors=errors
         )
@@ -115,7 +120,13 @@ class FakeServer:
 
 
 @pytest.fixture
-def dry(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
+def turns() -> list[tuple[str, str]]:
+    """Who did what, in their order."""
+    return []
+
+
+@pytest.fixture
+def dry(turns: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
     """A whole run of a plan that measures nothing; how many times slower than usual the machine is can be said."""
 
     def run(plan: suite.Plan, slow: float = 1.0) -> dict[str, Any]:
@@ -123,17 +134,17 @@ def dry(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
         store = {f"RedisStore.{name}": {"us": [1.0]} for name in ("get", "swap", "touch")}
 
         def study(redis: str, rounds: int) -> dict[str, dict[str, list[float]]]:
-            clock.sleep(8.0 * slow)
+            clock.sleep(6.0 * slow)
             return store
 
         monkeypatch.setattr(suite, "time", clock)
         monkeypatch.setattr(suite, "missing", lambda contender: None)
         monkeypatch.setattr(suite, "pin_to_load_core", lambda: None)
         monkeypatch.setattr(suite, "RedisServer", lambda: nullcontext(SimpleNamespace(url="")))
-        monkeypatch.setattr(suite, "BareEcho", lambda programs: FakeServer(clock, slow))
-        monkeypatch.setattr(suite, "Server", lambda name, contender, redis=None: FakeServer(clock, slow, contender))
+        monkeypatch.setattr(suite, "BareEcho", lambda programs: FakeServer(clock, slow, turns))
+        monkeypatch.setattr(suite, "Server", lambda name, contender, redis=None: FakeServer(clock, slow, turns, name))
         monkeypatch.setattr(suite, "STUDIES", {name: (study, cost) for name, (_, cost) in suite.STUDIES.items()})
-        return json.loads(report.dump(suite.run(plan, lambda number, step: None)))
+        return json.loads(report.dump(suite.run(plan, lambda done, what: None)))
 
     return run
 
@@ -149,19 +160,61 @@ def test_full_run_measures_every_goal_and_every_column(dry: Callable[..., dict[s
     assert set(result["studies"]) == set(suite.STUDIES)
 
 
-@pytest.mark.parametrize("slow", [0.3, 1.0, 1.5, 2.5])
-def test_full_run_takes_a_quarter_of_an_hour_at_most(dry: Callable[..., dict[str, Any]], slow: float) -> None:
+def test_full_run_has_all_its_rounds_in_a_quarter_of_an_hour(dry: Callable[..., dict[str, Any]]) -> None:
+    result = dry(suite.FULL)
+
+    assert result["left_out_for_time"] == []
+    assert result["took"] <= 15 * 60
+    for cell, rounds in (("small_1", 5), ("fanout_16", 5), ("page_write", 5), ("scaling_5000", 3), ("storm", 3)):
+        assert [sample["round"] for sample in result["cells"][cell]["tornado"]] == list(range(rounds))
+    assert len(result["studies"]["coherence"]["RedisStore.get"]["us"]) == 3
+
+
+@pytest.mark.parametrize("slow", [1.5, 2.5])
+def test_where_it_is_slow_all_phases_lose_rounds_alike(dry: Callable[..., dict[str, Any]], slow: float) -> None:
     result = dry(suite.FULL, slow)
 
-    assert result["took"] <= 15 * 60
-    assert len(result["cells"]["small_1"]["tornado"]) == 5
-    assert len(result["cells"]["fanout_1"]["tornado"]) >= 1
-    # Rounds are left out where it is slow, and then the time is used.
-    assert bool(result["left_out_for_time"]) == (slow > 0.5)
-    assert slow < 0.5 or result["took"] > 12 * 60
+    assert 12 * 60 < result["took"] <= 15 * 60
     said = report.machine(result)
-    assert ("Left out for time" in said) == (slow > 0.5)
+    assert "Left out for time" in said
     assert all(left in said for left in result["left_out_for_time"])
+    kept = {
+        phase: (len(result["cells"][cell]["tornado"]), suite.FULL.rounds[phase])
+        for phase, cell in (("calls", "small_1"), ("fanout", "fanout_1"), ("sessions", "page_read"), ("idle", "idle"))
+    }
+    assert all(1 <= rounds <= planned for rounds, planned in kept.values())
+    assert max(planned - rounds for rounds, planned in kept.values()) <= 3
+
+
+def test_contenders_take_turns_at_one_cell_after_the_other(
+    dry: Callable[..., dict[str, Any]], turns: list[tuple[str, str]]
+) -> None:
+    dry(replace(suite.FULL, rounds={"calls": 2}, contenders=("tornado", "picows", "sstream")))
+
+    round_of_calls = [
+        (name, what)
+        for what in ("add 1", "add 16", "echo 1", "echo 16")
+        for name in ("echo", "tornado", "sstream", "picows")
+    ]
+    assert turns[:16] == round_of_calls
+    assert turns[len(turns) // 2 :][:16] == round_of_calls
+
+
+def test_who_is_gone_leaves_its_other_turns_out(
+    dry: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def closed(server: FakeServer, *args: float, **options: object) -> Measurement:
+        if server.name == "picows" and args[0] == 16:
+            raise GeneratorError("the server is gone")
+        return measured(50, {})
+
+    monkeypatch.setattr(FakeServer, "closed", closed)
+
+    result = dry(replace(suite.FULL, rounds={"calls": 2}, contenders=("tornado", "picows")))
+
+    assert result["failures"] == ["calls, picows, round 1: the server is gone"]
+    assert len(result["cells"]["small_1"]["picows"]) == 1
+    assert len(result["cells"]["paced"]["tornado"]) == 2
 
 
 def test_quick_run_takes_two_minutes_at_most(dry: Callable[..., dict[str, Any]]) -> None:
@@ -193,7 +246,7 @@ def test_a_few_lost_of_many_are_told_of_and_many_or_other_errors_spoil_the_cell(
 
 def test_every_cell_has_a_sample_a_round(result: dict[str, Any]) -> None:
     assert result["failures"] == []
-    for cell, samples in (("small_1", 1), ("small_16", 1), ("large_1", 1), ("large_16", 1), ("paced", 2)):
+    for cell, samples in (("small_1", 1), ("small_16", 1), ("large_1", 1), ("large_16", 1), ("paced", 1)):
         assert len(result["cells"][cell]["tornado"]) == len(result["cells"][cell]["sstream"]) == samples
     assert all(sample["rate"] > 0 for sample in result["cells"]["fanout_16"]["sstream"])
     assert result["latencies"]["tornado"]
@@ -297,13 +350,30 @@ def test_more_instructions_are_a_loss_on_the_same_python_alone() -> None:
 
 
 def test_figures_are_medians_with_half_the_range_as_spread() -> None:
-    cells = {"c": {"tornado": [{"rate": 1.0}], "sstream": [{"rate": rate} for rate in (9.0, 10.0, 12.0)]}}
+    cells = {"c": {"sstream": [{"rate": rate} for rate in (9.0, 10.0, 12.0)]}}
     found = {"cells": cells}
 
     assert median(found, "c", "sstream") == 10
     assert spread(found, "c", "sstream") == pytest.approx(0.15)
-    assert ratio(found, "c", "sstream") == 10
     assert median(found, "c", "nobody") is ratio(found, "d", "sstream") is None
+
+
+def test_ratio_is_the_median_of_what_each_round_gave() -> None:
+    def rounds(*rates: tuple[int, float]) -> list[dict[str, float]]:
+        return [{"round": number, "rate": rate} for number, rate in rates]
+
+    # The machine was half as fast in the second round, and in the third one it stood still for the one alone.
+    cells = {
+        "c": {"tornado": rounds((0, 2.0), (1, 1.0), (2, 2.0)), "sstream": rounds((0, 20.0), (1, 10.0), (2, 4.0))},
+        "d": {"sstream": rounds((0, 30.0), (0, 60.0), (0, 40.0), (3, 1.0))},
+    }
+    found = {"cells": cells}
+
+    assert ratio(found, "c", "sstream") == 10
+    # Several samples of a round are one figure, and a round that the other has not is none.
+    assert ratio(found, "d", "sstream", base_cell="c") == 20
+    assert ratio(found, "d", "sstream", "sstream", "c") == 2
+    assert ratio(found, "d", "sstream") is ratio(found, "c", "nobody") is None
 
 
 def test_goal_is_met_or_missed_by_so_much() -> None:

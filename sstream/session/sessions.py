@@ -345,7 +345,16 @@ class Sessions:
         ticket = await self._records.issue(Ticket(session.id, new))
         books = express.decode_value(changes.get(BOOKKEEPING) or b"null") or session.bookkeeping
         books = {**books, "moves": {"to": new, "by": self._clock() + self.options.renew_grace}}
-        await self._commits.commit(session, {**changes, BOOKKEEPING: express.encode_value(BOOKKEEPING, books)})
+        try:
+            await self._commits.commit(session, {**changes, BOOKKEEPING: express.encode_value(BOOKKEEPING, books)})
+        except (StoreError, asyncio.CancelledError):
+            # It may be stored nevertheless, and then it moves: the browser must hear where. If not, the ticket is for
+            # nothing.
+            self._offer(session, ticket)
+            raise
+        self._offer(session, ticket)
+
+    def _offer(self, session: Session, ticket: str) -> None:
         session.owner.session_offered(ticket)
         self._await_handover(session.id)
 

@@ -10,7 +10,7 @@ import pytest
 from sstream import Application, MemoryStore, SessionOptions
 from sstream.testing import StoreProbe, serve
 
-from .live import PAGES, SECRET, Live, Look, Put, ServeLive, login_ticket, stored
+from .live import PAGES, SECRET, Live, Look, Put, ServeLive, login_ticket, refused, stored
 
 
 async def test_a_ticket_is_good_once(store: StoreProbe, serve_live: ServeLive) -> None:
@@ -272,3 +272,24 @@ async def test_a_trade_that_loses_the_store_when_its_ticket_is_used_up_brings_th
 
     assert page.status == 204
     assert (await browser.get("/look")).json == {"cart": {"tea": 1}, "greeted": True, "userId": "fred"}
+
+
+@pytest.mark.parametrize(
+    ("key", "after"),
+    [pytest.param("sstream:user:", False, id="the index"), pytest.param("sess:", True, id="the answer")],
+)
+async def test_a_login_that_is_stored_and_yet_fails_brings_the_new_cookie(
+    key: str, after: bool, store: StoreProbe, serve_live: ServeLive
+) -> None:
+    site = await serve_live(store)
+    browser = site.browser()
+    await browser.get("/tea")
+    socket = await browser.connect()
+    await socket.call("cart.show")
+    store.fail("swap", key=key, after=after, times=1)
+
+    error = await refused(socket.call("account.login", "fred"))
+    traded = await socket.traded()
+
+    assert (error.code, traded.status) == (4050, 204)
+    assert await stored(store, browser.sid) == {"cart": {"tea": 1}, "greeted": True, "userId": "fred"}

@@ -488,6 +488,9 @@ class RPCHandler(SessionMixin, WebSocketHandler):
     _codec: Codec = MSGPACK
     _clock: Callable[[], float] = time.monotonic
     _sent_view: bytes | str | None = None
+    # What became of the session while `prepare` was still at work, and is told when the socket is open.
+    _early_tickets: tuple[str, ...] = ()
+    _early_end: str | None = None
     _session_topics = _NO_TOPICS  # what this socket is bound to for its session's sake
 
     # What Tornado sets for every request, as it is once a socket is open: there it stands here alone.
@@ -661,6 +664,11 @@ class RPCHandler(SessionMixin, WebSocketHandler):
         if not is_origin(origin) or not (is_decided or origin in self.settings.get("trusted_origins", ())):
             raise HTTPError(403, reason="Cross-origin websocket refused")
 
+    async def get(self, *args: Any, **kwargs: Any) -> None:
+        await super().get(*args, **kwargs)
+        if self._calls is None:
+            self._close_session()  # the client left before it was answered: nobody else will tell
+
     def get_websocket_protocol(self) -> Connection | None:
         return websocket_protocol(self, self.application.limits)
 
@@ -697,6 +705,11 @@ class RPCHandler(SessionMixin, WebSocketHandler):
         application.watch_activity()
         self._bind_session()
         application.hub.join(self, ALL, socket_topic(self.id))
+        for ticket in self._early_tickets:
+            self.session_offered(ticket)
+        if self._early_end is not None:
+            self.session_ended(self._early_end)
+        self._early_tickets, self._early_end = (), None
         self._forget_handshake()
         if self._is_one_too_many():
             self.close(TOO_FAST, "too many sockets of one session")
@@ -811,8 +824,9 @@ class RPCHandler(SessionMixin, WebSocketHandler):
         self._send(self._codec.encode((2, event, args)))
 
     def _push_view(self) -> None:
-        # A handler without a view has nothing to tell; one whose view is None tells that.
-        if type(self).session_view is not RPCHandler.session_view:
+        # A handler without a view has nothing to tell; one whose view is None tells that. Before the socket is open,
+        # nobody would hear it.
+        if self._calls is not None and type(self).session_view is not RPCHandler.session_view:
             self._run_hook(self._send_view)
 
     def _send_view(self) -> None:
@@ -887,6 +901,8 @@ class RPCHandler(SessionMixin, WebSocketHandler):
     # --- the session --------------------------------------------------------------------------------------------------
 
     def session_changed(self, keys: frozenset[str]) -> None:
+        if self._calls is None:
+            return  # `open` will see it
         if not keys.isdisjoint({USER_ID, CHANNELS}):
             self._bind_session()
         self._push_view()
@@ -907,7 +923,16 @@ class RPCHandler(SessionMixin, WebSocketHandler):
         self._push_view()  # it may show something of the id
 
     def session_offered(self, ticket: str) -> None:
-        self._tell("sstream:ticket", ticket, self._sessions.options.ticket_path)
+        if self._calls is None:
+            self._early_tickets += (ticket,)
+        else:
+            self._tell("sstream:ticket", ticket, self._sessions.options.ticket_path)
+
+    def session_ended(self, reason: str) -> None:
+        if self._calls is None:
+            self._early_end = reason
+        else:
+            super().session_ended(reason)
 
     async def _end_session(self, reason: str) -> None:
         if self._calls is not None and self._calls.in_flight:

@@ -33,7 +33,7 @@ def websocket_protocol(handler: WebSocketHandler, limits: Limits | None = None) 
     stream = getattr(request.connection, "stream", None)
     if isinstance(stream, IOStream) and may_take(stream) and _watches_sockets():
         return SocketConnection(handler, limits)
-    if type(stream) is IOStream:
+    if type(stream) is IOStream and not stream.closed():
         _tell_once()
     return StreamConnection(handler, limits)
 

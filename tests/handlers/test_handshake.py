@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import socket
+import struct
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +14,7 @@ from tornado.websocket import WebSocketHandler
 
 from sstream import Application, Limits, RPCError, SessionMixin, SessionOptions, load_session, rpc
 from sstream.testing import SocketClosed, StoreProbe, eventually, serve, within
+from tests.websocket.frames import frame
 
 from .live import CERTIFICATE, ENDED, PAGES, SECRET, SID, Live, ServeLive, WithView, refused, signed, stored
 
@@ -306,8 +309,9 @@ async def test_a_plain_get_at_the_websockets_route_is_refused_and_leaves_nothing
     assert site.app.sessions.count_sockets(browser.sid or "") == 0
 
 
+@pytest.mark.parametrize("resets", [False, True])
 async def test_a_client_that_leaves_during_the_handshake_leaves_nothing(
-    store: StoreProbe, serve_live: ServeLive
+    resets: bool, store: StoreProbe, serve_live: ServeLive
 ) -> None:
     site = await serve_live(store)
     browser = site.browser()
@@ -319,6 +323,10 @@ async def test_a_client_that_leaves_during_the_handshake_leaves_nothing(
         f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
         f"Cookie: {browser.jar.header('/ws')}\r\n\r\n".encode()
     )
+    if resets:
+        # Having said more, which keeps Tornado from looking whether it is still there.
+        writer.write(frame(2, b""))
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     await hold.wait()
 
     writer.transport.abort()
@@ -350,6 +358,50 @@ async def test_a_session_that_ends_during_the_handshake_ends_the_socket_or_leave
     except (RPCError, SocketClosed):
         assert await socket.closed() == ENDED
     assert await stored(store, browser.sid) is None
+
+
+async def test_a_session_that_ends_while_prepare_is_at_work_ends_the_socket(
+    store: StoreProbe, serve_live: ServeLive
+) -> None:
+    reached, gate = asyncio.Event(), asyncio.Event()
+
+    class Thorough(WithView):
+        async def prepare(self) -> None:
+            await super().prepare()
+            reached.set()
+            await gate.wait()
+
+    site = await serve_live(store, Thorough)
+    browser = site.browser()
+    await browser.get("/tea")
+    opening = asyncio.ensure_future(browser.connect())
+    await reached.wait()
+
+    await browser.copy().get("/logout")
+    gate.set()
+    socket = await opening
+
+    assert await socket.receive("ended") == ["destroyed"]
+    assert await socket.closed() == ENDED
+
+
+async def test_prepare_may_write_to_the_session_and_the_browser_gets_its_cookie(
+    store: StoreProbe, serve_live: ServeLive
+) -> None:
+    class Counting(WithView):
+        async def prepare(self) -> None:
+            await super().prepare()
+            async with self.session_turn() as session:
+                session["cart"] = {"tea": 1}
+
+    site = await serve_live(store, Counting)
+    browser = site.browser()
+
+    socket = await browser.connect()
+
+    assert await socket.receive("session") == [{"teas": 1}]
+    assert (await socket.traded()).status == 204
+    assert (await browser.get("/look")).json == {"cart": {"tea": 1}}
 
 
 async def test_a_session_has_a_bounded_number_of_sockets(store: StoreProbe, serve_live: ServeLive) -> None:

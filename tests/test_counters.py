@@ -20,7 +20,7 @@ from sstream import (
     rpc,
 )
 from sstream.counters import BOUNDS, OTHER, CallCounts, CallWatch, Histogram, MethodCounts, SocketCounts
-from sstream.rpc.codec import MSGPACK
+from sstream.rpc.codec import MSGPACK, SMALL
 from sstream.rpc.dispatch import Calls
 from sstream.rpc.registry import Registry
 from sstream.testing import StoreProbe, eventually, serve
@@ -32,6 +32,17 @@ class Live(RPCHandler):
     @rpc
     def add(self, a: int, b: int) -> int:
         return a + b
+
+    @rpc
+    def end(self, how: str) -> object:
+        if how == "raise":
+            raise RPCError(4009, "no")
+        return object() if how == "misgive" else None
+
+    @rpc
+    async def end_later(self, how: str) -> None:
+        if how == "wait":
+            await asyncio.sleep(0)
 
     @rpc
     async def wait(self) -> str:
@@ -73,7 +84,7 @@ def test_a_histogram_puts_a_time_into_the_first_bucket_that_holds_it() -> None:
     assert histogram.seconds == pytest.approx(4.03 * BOUNDS[0] + 2 * BOUNDS[-1])
 
 
-async def test_every_call_is_counted_and_one_of_251_timed_for_all() -> None:
+async def test_every_call_is_counted_and_one_of_2003_timed_for_all() -> None:
     handler, counts = Live.__new__(Live), CallCounts()
     handler.id = "s"
     seen: list[tuple[Any, ...]] = []
@@ -81,12 +92,12 @@ async def test_every_call_is_counted_and_one_of_251_timed_for_all() -> None:
     calls = Calls(handler, Registry.of(Live), MSGPACK, Limits(), lambda payload: None, counts=counts)
     payload = MSGPACK.encode((0, 1, "add", (1, 2)))
 
-    for _ in range(503):
+    for _ in range(4007):
         calls.receive(payload)
 
     (add,) = (method for method in counts.methods if method.name == "add")
-    assert (add.answered, add.at_once, add.later) == (503, 503, 0)
-    assert add.times.count == 1 + 2 * 251
+    assert (add.answered, add.at_once, add.later) == (4007, 4007, 0)
+    assert add.times.count == 1 + 2 * 2003
     assert [(name, socket, code) for name, socket, code, _ in seen] == [("add", "s", None)] * 3
     assert 0 < add.times.seconds < 10
     calls.close()
@@ -94,14 +105,69 @@ async def test_every_call_is_counted_and_one_of_251_timed_for_all() -> None:
 
 def test_after_time_next_a_rare_call_is_timed_and_stands_for_those_since_the_last() -> None:
     method = MethodCounts("add", CallWatch())
+    method.begin()
+    next(method.untimed)
     method.timed(perf_counter(), "s")
-    method.left -= 3
+    for _ in range(3):
+        next(method.untimed)
 
     method.time_next()
     before = method.answered
+    method.begin()
+    next(method.untimed)
     method.timed(perf_counter(), "s")
 
     assert (before, method.answered, method.times.count) == (4, 5, 5)
+
+
+async def test_only_results_at_once_count_as_such_however_else_calls_end(expect_log: Any) -> None:
+    expect_log("end gave a object, which cannot be sent", "sstream.rpc", count=300)
+    handler, counts = Live.__new__(Live), CallCounts()
+    handler.id = "s"
+    calls = Calls(handler, Registry.of(Live), MSGPACK, Limits(), lambda payload: None, counts=counts)
+    messages = [(0, 1, "end", (how,)) for how in ("give", "raise", "misgive")] + [
+        (0, 1, "end", ()),
+        (2, "end", ("give",)),
+    ]
+    big = (0, 1, "end", ("give" + " " * SMALL,))
+
+    for _ in range(300):
+        for message in (*messages, big):
+            calls.receive(MSGPACK.encode(message))
+    calls.receive(MSGPACK.encode((0, 1, "end_later", ("give",))))
+    for call_id in range(10):
+        calls.receive(MSGPACK.encode((0, call_id, "end_later", ("wait",))))
+    await calls.drain()
+
+    used = {method.name: method for method in counts.methods if method.answered}
+    assert {name: (method.at_once, method.later) for name, method in used.items()} == {
+        "end": (900, 0),
+        "end_later": (1, 10),
+    }
+    assert used["end"].errors == {4009: 300, -32603: 300, -32602: 300}
+    calls.close()
+
+
+async def test_a_thread_that_looks_on_while_a_call_is_under_way_is_told_nothing_that_is_taken_back() -> None:
+    class Looking(RPCHandler):
+        @rpc
+        def fail(self, wanted: bool) -> None:
+            told.append(method.answered)
+            if wanted:
+                raise RPCError(4009, "no")
+
+    told: list[int] = []
+    handler, counts = Looking.__new__(Looking), CallCounts()
+    handler.id = "s"
+    calls = Calls(handler, Registry.of(Looking), MSGPACK, Limits(), lambda payload: None, counts=counts)
+    method = next(method for method in counts.methods if method.name == "fail")
+
+    for call_id, wanted in enumerate([False, False, True, True, False, False]):
+        calls.receive(MSGPACK.encode((0, call_id, "fail", (wanted,))))
+
+    assert told == sorted(told)
+    assert method.answered == 4
+    calls.close()
 
 
 async def test_what_waits_is_timed_each_time_and_errors_are_counted_by_code() -> None:

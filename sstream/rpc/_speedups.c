@@ -50,16 +50,16 @@ begin(PyObject *coroutine, PyObject *running, PyObject *loop, PyObject *task, Py
 {
     PyObject *outer = NULL;
     if (PyDict_Size(running)) {
-        outer = PyDict_GetItemWithError(running, loop);
+        outer = Py_XNewRef(PyDict_GetItemWithError(running, loop));
         if (outer == NULL && PyErr_Occurred()) {
             return NULL;
         }
     }
     PyObject *context = PyContext_CopyCurrent();
     if (context == NULL) {
+        Py_XDECREF(outer);
         return NULL;
     }
-    Py_XINCREF(outer);
     PyObject *outcome = NULL;
     PySendResult how = PYGEN_ERROR;
     if (!replace(running, loop, task)) {
@@ -135,7 +135,11 @@ Starter_run(Starter *self, PyObject *coroutine)
         Py_DECREF(runner);
         return NULL;
     }
-    PyObject *outcome = begin(coroutine, self->running, self->loop, task, runner);
+    /* Ours as long as the coroutine runs, whatever it does to this object's attributes. */
+    PyObject *running = Py_NewRef(self->running), *loop = Py_NewRef(self->loop);
+    PyObject *outcome = begin(coroutine, running, loop, task, runner);
+    Py_DECREF(running);
+    Py_DECREF(loop);
     if (outcome == NULL) {
         PyObject *type, *error, *traceback;
         int is_end = PyErr_ExceptionMatches(PyExc_KeyboardInterrupt) || PyErr_ExceptionMatches(PyExc_SystemExit);

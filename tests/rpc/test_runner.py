@@ -2,6 +2,9 @@
 
 import asyncio
 import contextvars
+import gc
+import sys
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -444,6 +447,104 @@ async def test_task_that_is_left_by_its_loop_makes_no_noise(pool, log_watch):
         loop.close()
 
     await asyncio.to_thread(run_elsewhere)
+
+
+# What is left behind
+
+
+RESULT = object()
+
+
+async def give() -> object:
+    return RESULT
+
+
+async def fail() -> None:
+    raise ZeroDivisionError
+
+
+async def wait_and_give() -> object:
+    await asyncio.sleep(0)
+    return RESULT
+
+
+async def wait_and_fail() -> None:
+    await asyncio.sleep(0)
+    raise ZeroDivisionError
+
+
+async def cancel_and_give() -> object:
+    current = asyncio.current_task()
+    assert current is not None
+    current.cancel()
+    return RESULT
+
+
+async def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+async def wait_for_ever() -> None:
+    await asyncio.get_running_loop().create_future()
+
+
+async def call_another(pool: Pool) -> object:
+    return pool.run(give())
+
+
+@pytest.mark.parametrize(
+    "method", [give, fail, wait_and_give, wait_and_fail, cancel_and_give, interrupt, wait_for_ever, call_another]
+)
+async def test_no_way_out_of_a_call_leaves_anything_behind(pool, method):
+    watched = (RESULT, pool.loop, pool._running, pool, ZeroDivisionError)
+
+    async def make_calls(many: int) -> None:
+        for _ in range(many):
+            coroutine = method(pool) if method is call_another else method()
+            try:
+                runner = pool.run(coroutine)
+            except (ZeroDivisionError, KeyboardInterrupt):
+                continue
+            if type(runner) is Runner:
+                runner.job = Job()
+                if method is wait_for_ever:
+                    runner.task.cancel()
+                await runner.job.outcome
+        await asyncio.sleep(0)  # what was cancelled in its first step ends
+
+    def count() -> tuple[int, list[int]]:
+        gc.collect()
+        return sys.getallocatedblocks() + len(gc.get_objects()), [sys.getrefcount(item) for item in watched]
+
+    await make_calls(20)
+    blocks, references = count()
+    await make_calls(300)
+    more_blocks, more_references = count()
+
+    assert more_blocks - blocks < 100
+    assert all(more - before < 100 for more, before in zip(more_references, references, strict=True))
+
+
+async def test_a_pool_that_is_left_goes():
+    def count_pools() -> int:
+        gc.collect()
+        return sum(type(item) is Pool for item in gc.get_objects())
+
+    before = count_pools()
+    tasks = []
+
+    for _ in range(3):
+        pool = Pool.enter()
+        pool.run(give())
+        spare = pool._spare
+        assert spare is not None
+        tasks.append(weakref.ref(spare.task))
+        pool.leave()
+        await asyncio.wait([spare.task])
+        del pool, spare
+
+    assert count_pools() == before
+    assert [task() for task in tasks] == [None] * 3
 
 
 # Deadlines

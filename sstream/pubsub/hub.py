@@ -325,13 +325,19 @@ class Hub:
             await self._broker.unsubscribe(leaving)
         if coming:
             await self._broker.subscribe(coming)
-            await asyncio.gather(*(self._begin(name) for name in coming))
+            beginning = []
+            for name in coming:
+                topic = self._topics[name]
+                if topic.log is None:
+                    topic.acknowledged = True
+                else:
+                    beginning.append(self._begin(name, topic, topic.log))
+            if beginning:
+                await asyncio.gather(*beginning)
 
-    async def _begin(self, name: str) -> None:
-        """The broker listens to a topic now: note where its channel is."""
-        topic = self._topics[name]
-        record = topic.log
-        if record is not None and record.position is None and not record.recovering:
+    async def _begin(self, name: str, topic: _Topic, record: _Log) -> None:
+        """The broker listens to a topic with history now: note where its channel is."""
+        if record.position is None and not record.recovering:
             # The read follows the acknowledgement: whatever comes later than the position is on its way to us.
             try:
                 recovery = await self._broker.history(name, None, record.history)

@@ -32,7 +32,7 @@ return 1
 # The same for a touch: EXPIRE of our own ends the tracking too.
 _TOUCH: Final = Script("""
 redis.call('EXPIRE', KEYS[1], ARGV[1])
-redis.call('EXISTS', KEYS[1])
+return redis.call('EXISTS', KEYS[1])
 """)
 
 
@@ -72,6 +72,8 @@ class RedisStore:
 
     async def get(self, key: str) -> bytes | None:
         text: bytes | None = await self._place.send(key, "GET", key)
+        if text is None:
+            self._missed(key)
         return text
 
     async def swap(self, key: str, expected: bytes | None, text: bytes | None, ttl: int) -> tuple[bool, bytes | None]:
@@ -84,19 +86,30 @@ class RedisStore:
             text or b"",
             ttl,
         )
-        return (True, text if ttl > 0 else None) if stored == 1 else (False, stored)
+        if stored == 1:
+            return True, text if ttl > 0 else None
+        if stored is None:
+            self._missed(key)
+        return False, stored
 
     async def delete(self, key: str) -> bool:
-        return bool(await self._place.send(key, "DEL", key))
+        removed = bool(await self._place.send(key, "DEL", key))
+        if not removed:
+            self._missed(key)
+        return removed
 
     async def touch(self, key: str, ttl: int) -> None:
-        await self._place.run(key, _TOUCH, ttl)
+        if not await self._place.run(key, _TOUCH, ttl):
+            self._missed(key)
 
     async def ttl(self, key: str) -> int | None:
         milliseconds: int = await self._place.send(key, "PTTL", key)
         if milliseconds == -1:
             return 2**31  # somebody stored it without a lifetime
-        return None if milliseconds < 0 else -(-milliseconds // 1000)
+        if milliseconds < 0:
+            self._missed(key)
+            return None
+        return -(-milliseconds // 1000)
 
     def watch(self, listener: Listener) -> None:
         self._listeners.append(listener)
@@ -108,6 +121,10 @@ class RedisStore:
     async def close(self) -> None:
         await self._place.close()
         await self._connector.close()
+
+    def _missed(self, key: str) -> None:
+        # Redis removes what has expired when somebody looks for it, and with NOLOOP it is silent if that is us.
+        self._tell(key)
 
     def _tell(self, key: str | None) -> None:
         for listener in self._listeners:

@@ -175,8 +175,13 @@ class Sessions:
 
     async def touch(self, session: Session) -> None:
         """Let ``session`` begin its idle time anew."""
-        if not session.is_new:
-            await self.store.touch(self._commits.key_of(session.id), self._commits.ttl(session))
+        if session.is_new:
+            return
+        ttl = self._commits.ttl(session)
+        if ttl > 0:
+            await self.store.touch(self._commits.key_of(session.id), ttl)
+        else:
+            await self.end(session.id, "expired")  # its whole life was over while it was used
 
     async def destroy(self, session: Session) -> None:
         """End ``session``; see `Session.destroy`."""

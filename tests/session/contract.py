@@ -291,6 +291,7 @@ class StoreContract:
         store, other = await new_store(), await new_store()
         heard = await listen(store)
         assert await store.get(KEY) is None
+        heard.clear()
 
         await other.swap(KEY, None, b"one", 60)
 
@@ -341,6 +342,7 @@ class StoreContract:
         heard = await listen(store)
         await store.get(KEY)
         await store.get(KEY)
+        heard.clear()
         await other.swap(KEY, None, b"one", 60)
         await eventually(lambda: KEY in heard, "the change was not reported")
 

@@ -703,6 +703,19 @@ async def test_a_session_that_expires_ends_its_sockets(start_process, open_socke
     await eventually(lambda: socket.ended == ["expired"], "the socket has not heard of the end")
 
 
+async def test_a_touch_after_the_whole_life_ends_the_session_for_its_sockets_too(start_process, open_socket, clock):
+    here = await start_process(max_age=1000, absolute_max_age=3000)
+    session = await here.create({"a": 1})
+    await here.store.touch(f"sess:{session.id}", 10_000)  # the store would keep it
+    socket = await open_socket(here, session.id)
+    clock.turn(3001)
+
+    await session.touch()
+
+    assert socket.ended == ["expired"]
+    assert await here.store.get(f"sess:{session.id}") is None
+
+
 async def test_a_socket_may_end_its_own_session(here, there, open_socket):
     session = await here.create({"a": 1})
     socket, other = await open_socket(here, session.id), await open_socket(there, session.id)

@@ -175,6 +175,7 @@ async def test_a_foreign_write_is_reported_once_for_each_read(redis_url, open_st
     heard = await listen(store)
     await store.get("sess:last")
     await store.get(KEY)
+    heard.clear()
 
     async with client_of(redis_url) as client:
         await client.set(KEY, "one")
@@ -183,6 +184,38 @@ async def test_a_foreign_write_is_reported_once_for_each_read(redis_url, open_st
 
     await eventually(lambda: "sess:last" in heard, "the marker was not reported")
     assert heard == [KEY, "sess:last"]
+
+
+async def test_an_end_by_time_that_we_are_the_first_to_meet_is_reported(start_redis, open_store):
+    server = start_redis("enable-debug-command local")
+    store = open_store(server.url)
+    heard = await listen(store)
+    operations = {
+        "sess:get": store.get,
+        "sess:swap": lambda key: store.swap(key, b"text", b"new", 60),
+        "sess:delete": store.delete,
+        "sess:touch": lambda key: store.touch(key, 60),
+        "sess:ttl": store.ttl,
+    }
+    async with client_of(server) as client:
+        await client.execute_command("DEBUG", "SET-ACTIVE-EXPIRE", 0)
+        await asyncio.gather(*(store.swap(key, None, b"text", 1) for key in operations))
+        written = await now_in(client)
+
+        async def are_over() -> bool:
+            return await now_in(client) > written + 1.0
+
+        await eventually(are_over, "time stands still")
+        before = list(heard)
+
+        await asyncio.gather(*(operation(key) for key, operation in operations.items()))
+
+    assert (before, sorted(heard)) == ([], sorted(operations))
+
+
+async def now_in(client) -> float:
+    seconds, microseconds = await client.time()
+    return seconds + microseconds / 1e6
 
 
 async def test_an_evicted_text_is_reported(start_redis, open_store):
@@ -688,14 +721,16 @@ async def test_tls(redis_url, open_store):
 
 
 async def test_an_unknown_certificate_is_refused(redis_url, open_store, expect_log):
-    expect_log("certificate verify failed", logger="sstream.session")
+    told = expect_log("certificate verify failed", logger="sstream.session")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(CERTIFICATE)
     async with FaultProxy(redis.connection.parse_url(redis_url)["port"], tls=context) as proxy:
-        store = open_store(f"rediss://localhost:{proxy.port}/0", deadline=SOON)
+        store = open_store(f"rediss://localhost:{proxy.port}/0")
+        asked = asyncio.ensure_future(failure_of(store.get(KEY)))
 
-        await failure_of(store.get(KEY))
+        await eventually(lambda: told.records, "it was not refused")
         await store.close()
+        await asked
 
 
 # --- rights -----------------------------------------------------------------------------------------------------------

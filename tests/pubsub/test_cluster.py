@@ -31,7 +31,8 @@ class SmallCluster:
 
     def __init__(self):
         with contextlib.ExitStack() as stack:
-            config = "cluster-enabled yes\ncluster-node-timeout 500\ncluster-replica-validity-factor 0"
+            config = "cluster-enabled yes\ncluster-node-timeout 500\ncluster-replica-validity-factor 0\n"
+            config += "repl-diskless-sync-delay 0"  # the replica is copied to at once, not after 5 s
             self.servers = [stack.enter_context(RedisServer(config)) for _ in range(SHARDS + 1)]
             self.clients = [stack.enter_context(redis.Redis.from_url(server.url)) for server in self.servers]
             for client, one in zip(self.clients, self.servers, strict=True):
@@ -44,9 +45,15 @@ class SmallCluster:
             for number, client in enumerate(self.clients[:SHARDS]):
                 client.execute_command("CLUSTER ADDSLOTSRANGE", step * number, min(step * (number + 1), 16384) - 1)
             self.clients[-1].execute_command("CLUSTER REPLICATE", self.ids[0])
+            self.be_patient(60.0)
             self.until(lambda: all(self.info(client)["cluster_state"] == "ok" for client in self.clients))
             self.until(lambda: self.clients[-1].info("replication").get("master_link_status") == "up")
             self.stack = stack.pop_all()
+
+    def be_patient(self, seconds):
+        """Let the servers take a silent one for dead after so long; when the machine stands still, all are silent."""
+        for client in self.clients:
+            client.config_set("cluster-node-timeout", round(seconds * 1000))
 
     @staticmethod
     def info(client):
@@ -208,6 +215,7 @@ async def test_replica_that_takes_over_is_followed(cluster, url, expect_log):
     await broker.start(ear)
     await broker.subscribe([topic])
 
+    cluster.be_patient(0.5)
     cluster.servers[0].kill()
     await ear.loses(topic)
     await broker.publish(topic, event(1))

@@ -2,10 +2,12 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
+import redis
 import redis.asyncio as aioredis
 
 from sstream.session.redis import RedisStore
@@ -15,32 +17,38 @@ KEYS = [f"sess:{number}" for number in range(30)]  # they spread over all three 
 PATIENCE = 20.0
 
 
-@pytest.fixture
-async def cluster(need: Callable[..., Any]) -> AsyncIterator[list[RedisServer]]:
+@pytest.fixture(scope="module")
+def cluster(need: Callable[..., Any]) -> Iterator[list[RedisServer]]:
+    """One for all tests; the last two change it."""
     need(find_redis_server)
     with contextlib.ExitStack() as stack:
-        servers = [stack.enter_context(RedisServer("cluster-enabled yes\ncluster-node-timeout 1000")) for _ in range(3)]
-        clients = [aioredis.Redis(port=server.port) for server in servers]
+        # A server that stands still with the machine is not dead.
+        config = "cluster-enabled yes\ncluster-node-timeout 60000"
+        servers = [stack.enter_context(RedisServer(config)) for _ in range(3)]
+        clients = [stack.enter_context(redis.Redis(port=server.port)) for server in servers]
         bounds = [0, 5461, 10923, 16384]
         for client, first, end in zip(clients, bounds, bounds[1:], strict=False):
-            await client.execute_command("CLUSTER", "ADDSLOTSRANGE", first, end - 1)
+            client.execute_command("CLUSTER ADDSLOTSRANGE", first, end - 1)
         for server in servers[1:]:
-            await clients[0].execute_command("CLUSTER", "MEET", "127.0.0.1", server.port)
-        async with asyncio.timeout(PATIENCE):
-            for client in clients:
-                while b"cluster_state:ok" not in await client.execute_command(
-                    "CLUSTER", "INFO"
-                ) or b"known_nodes:3" not in (await client.execute_command("CLUSTER", "INFO")):
-                    await asyncio.sleep(0.05)
-        for client in clients:
-            await client.aclose()
+            clients[0].execute_command("CLUSTER MEET", "127.0.0.1", server.port)
+        deadline = time.monotonic() + PATIENCE
+        while not all(_is_complete(client.execute_command("CLUSTER INFO")) for client in clients):
+            assert time.monotonic() < deadline, "the servers do not agree"
+            time.sleep(0.02)
         yield servers
+
+
+def _is_complete(info: dict[str, str]) -> bool:
+    return (info["cluster_state"], info["cluster_known_nodes"]) == ("ok", "3")
 
 
 @pytest.fixture
 async def store(cluster: list[RedisServer]) -> AsyncIterator[RedisStore]:
+    for server in cluster:
+        with redis.Redis(port=server.port) as client:
+            client.flushall()
     # Only one address is given: the others are found.
-    store = RedisStore(f"redis+cluster://127.0.0.1:{cluster[0].port}", deadline=5.0)
+    store = RedisStore(f"redis+cluster://127.0.0.1:{cluster[0].port}", deadline=PATIENCE)
     yield store
     await store.close()
 

@@ -2,8 +2,10 @@
 
 import re
 import socket
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -178,11 +180,14 @@ def test_server_that_never_answers_is_told(
     start: Callable[..., RedisServer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mute = tmp_path / "mute-server"
-    mute.write_text("#!/bin/sh\necho I shall say nothing\nexec sleep 60\n")
+    spoken = tmp_path / "spoken"
+    mute.write_text(f"#!/bin/sh\necho I shall say nothing\ntouch {spoken}\nexec sleep 60\n")
     mute.chmod(0o755)
-    monkeypatch.setattr(testing_redis, "START", 2.0)  # time enough for it to write
+    # Time passes when it has said so.
+    clock = SimpleNamespace(monotonic=lambda: 60.0 if spoken.exists() else 0.0, sleep=time.sleep)
+    monkeypatch.setattr(testing_redis, "time", clock)
 
-    with pytest.raises(ProcessError, match=r"did not answer within 2 s; it wrote:\nI shall say nothing"):
+    with pytest.raises(ProcessError, match=r"did not answer within 30 s; it wrote:\nI shall say nothing"):
         start(binary=mute)
 
 

@@ -1,6 +1,8 @@
 """The command line: ``python -m sstream describe module:app``, and the other commands."""
 
 import argparse
+import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -24,6 +26,18 @@ COMMANDS: tuple[Callable[[Any], None], ...] = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; gives the exit status."""
+    try:
+        try:
+            return _run(arguments)
+        finally:
+            print(end="", flush=True)  # noqa: T201, here, where it can be answered for, and not at the program's end
+    except BrokenPipeError:
+        # Who read has seen enough, as `head` has. Python writes once more as it ends: to nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     parser = argparse.ArgumentParser(prog="python -m sstream", description=__doc__)
     parser.add_argument("--version", action="version", version=f"sstream {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="command", required=True)

@@ -14,6 +14,7 @@ PACKAGE = ROOT / "sstream"
 FLOORS = {
     "options": -1,
     "errors": -1,
+    "compiled": -1,
     "backend": 0,
     "counters": 0,
     "watch": 0,

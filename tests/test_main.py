@@ -1,6 +1,8 @@
 """The command line."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +25,24 @@ def test_describe_writes_json_to_the_terminal():
 
     assert done.returncode == 0
     assert json.loads(done.stdout)["sockets"][0]["path"] == "/ws"
+
+
+@pytest.mark.parametrize("command", ["doctor", "settings"])
+def test_a_reader_that_has_seen_enough_ends_a_command_quietly(command):
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as output:
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-m", "sstream", command],
+            cwd=ROOT,
+            stdout=output,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
 
 
 def test_command_is_required(capsys):

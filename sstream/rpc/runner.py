@@ -13,14 +13,14 @@ On CPython 3.11 a call that does not wait costs 0.8 us more than a ``def``; with
 
 import asyncio
 import contextvars
-import importlib
-import os
 import sys
 import types
 from asyncio.tasks import _enter_task, _leave_task
 from collections.abc import Coroutine, Generator
 from typing import TYPE_CHECKING, Any, Final, Protocol
 from weakref import WeakKeyDictionary
+
+from sstream.compiled import load
 
 __all__ = ["Deadlines", "Job", "Pool", "Runner"]
 
@@ -287,19 +287,12 @@ def _replace_task(
         del _running[loop]
 
 
-def _load() -> Any:  # a class of a module without types
-    if os.environ.get("SSTREAM_PURE_PYTHON") == "1" or _running is None:
-        return PythonStarter
-    try:
-        return importlib.import_module("sstream.rpc._speedups").Starter
-    except (ImportError, AttributeError):  # not built, or left here by a build of older code
-        return PythonStarter
-
-
 if TYPE_CHECKING:
     _Starter = PythonStarter
 else:
-    _Starter = _load()
+    _INTERFACE = ("run", "loop", "_running", "_spare", "_users")
+    _speedups = None if _running is None else load("sstream.rpc._speedups", *(f"Starter.{name}" for name in _INTERFACE))
+    _Starter = PythonStarter if _speedups is None else _speedups.Starter
 
 
 class Pool(_Starter):

@@ -1,26 +1,40 @@
 """The part in C where it was built, else the same in Python; ``SSTREAM_PURE_PYTHON=1`` leaves the one in C out."""
 
-import importlib
-import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Final
 
 import tornado.util
 
+from sstream.compiled import load
 from sstream.websocket.frames import Parser, message_cutter, unmask
 
-__all__ = ["Core", "TornadoParser", "parser_class"]
+__all__ = ["INTERFACE", "Core", "TornadoParser", "parser_class"]
 
 
-def _load() -> Any:  # a module without types, or None
-    if os.environ.get("SSTREAM_PURE_PYTHON") == "1":
-        return None
-    try:
-        return importlib.import_module("sstream.websocket._speedups")
-    except ImportError:
-        return None
+# What `Connection` needs of the one in C.
+INTERFACE: Final = (
+    "_blocked",
+    "_burst",
+    "_charged",
+    "_deflates",
+    "_dispatch",
+    "_fd",
+    "_idle",
+    "_limit",
+    "_more",
+    "_on_readable",
+    "_put",
+    "_rate",
+    "_scheduled",
+    "_take",
+    "_tokens",
+    "flush",
+    "heard",
+    "send",
+    "send_frame",
+    "server_terminated",
+)
 
-
-_speedups = _load()
+_speedups = load("sstream.websocket._speedups", "cut", "unmask", *(f"Core.{name}" for name in INTERFACE))
 
 if TYPE_CHECKING or _speedups is None:
     from sstream.websocket.core import Core

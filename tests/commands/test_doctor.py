@@ -7,7 +7,6 @@ import re
 import resource
 import subprocess
 import sys
-import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import pytest
 import redis
 
 import sstream
+from sstream import compiled
 from sstream.__main__ import main
 from sstream.commands import doctor, redis_checkup
 from sstream.commands.report import Finding, Mark
@@ -183,8 +183,9 @@ def test_a_missing_c_part_is_explained(monkeypatch: pytest.MonkeyPatch, tmp_path
     (tmp_path / wing / "_speedups.cpython-39-other.so").touch()
     assert explained().startswith("built for another Python (_speedups.cpython-39-other.so)")
 
-    (tmp_path / wing / f"_speedups{sysconfig.get_config_var('EXT_SUFFIX')}").touch()
-    assert f"python -c 'import sstream.{wing}._speedups' says why" in explained()
+    monkeypatch.setitem(compiled.amiss, f"sstream.{wing}._speedups", "cannot be loaded: it is empty")
+    assert explained().startswith("cannot be loaded: it is empty: install sstream anew; without it ")
+    monkeypatch.delitem(compiled.amiss, f"sstream.{wing}._speedups")
 
     monkeypatch.setenv("SSTREAM_PURE_PYTHON", "1")
     assert explained().startswith("left out")

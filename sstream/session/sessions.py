@@ -367,11 +367,14 @@ class Sessions:
         async def wait() -> None:
             await asyncio.sleep(self.options.renew_grace)
             try:
-                await self._hand_over(sid)
+                while True:
+                    # Else the store ends the old id soon, with all that the open sockets have under it.
+                    with suppress(StoreError):
+                        await self._hand_over(sid)
+                        return
+                    await asyncio.sleep(_SETTLE_PAUSE)
             except SessionGone:
                 pass  # it ended first
-            except StoreError as error:
-                _log.warning("session %s keeps its old id a little longer: %s", log_name(sid), error)
             finally:
                 # Not the one that has taken its place.
                 if self._handovers.get(sid) is asyncio.current_task():
@@ -487,14 +490,15 @@ class Sessions:
         session.follow(new)
         session.rebase(moved, parts)
         session.is_in_browser = False
-        if (pending := self._handovers.pop(old, None)) is not None and pending is not asyncio.current_task():
+        if (pending := self._handovers.get(old)) is not None and pending is not asyncio.current_task():
+            del self._handovers[old]
             pending.cancel()
         self._copies.move(old, new)
         ttl = self._commits.ttl_of(parts)
         try:
             await self._settle(old, new, ttl)
         except (StoreError, asyncio.CancelledError):
-            self._handovers[old] = asyncio.get_running_loop().create_task(self._keep_settling(old, new, ttl))
+            self._handovers[new] = asyncio.get_running_loop().create_task(self._keep_settling(old, new, ttl))
             raise
         await self._commits.index(session)
 
@@ -514,17 +518,19 @@ class Sessions:
         except TimeoutError:
             _log.warning("session %s is lost: the store went away while its id was renewed", log_name(old))
         finally:
-            if self._handovers.get(old) is asyncio.current_task():
-                del self._handovers[old]
+            if self._handovers.get(new) is asyncio.current_task():
+                del self._handovers[new]
 
     # --- life ---------------------------------------------------------------------------------------------------------
 
     async def close(self) -> None:
         """Stop what runs in the background; the store is not closed."""
-        handovers = list(self._handovers.values())
-        for task in handovers:
-            task.cancel()
-        await asyncio.gather(*handovers, return_exceptions=True)
+        while self._handovers:  # one that is cut off in the midst of a move leaves another behind
+            handovers = list(self._handovers.values())
+            self._handovers.clear()
+            for task in handovers:
+                task.cancel()
+            await asyncio.gather(*handovers, return_exceptions=True)
         await self._copies.close()
 
 

@@ -89,6 +89,22 @@ async def test_without_a_trade_the_old_id_keeps_working_for_the_grace_time_and_t
     assert (await socket.call("cart.show"))["userId"] == "fred"
 
 
+async def test_a_store_that_is_away_when_the_grace_time_ends_is_tried_again(
+    store: StoreProbe, serve_live: ServeLive
+) -> None:
+    site = await serve_live(store, renew_grace=1)
+    browser = site.browser()
+    await browser.get("/tea")
+    old = browser.sid
+    socket = await browser.connect(trades=False)
+    await socket.call("account.login", "fred")
+    store.fail("swap", key="sstream:moving:", times=1)
+
+    await eventually(lambda: _is_gone(store, old), "the old id did not end")
+
+    assert (await socket.call("cart.show"))["userId"] == "fred"
+
+
 async def _is_gone(store: StoreProbe, sid: str | None) -> bool:
     return await stored(store, sid) is None
 

@@ -5,8 +5,8 @@ BIN := $(VENV)/bin
 PYTHONS := $(or $(PYTHON),python3 python3.13 python3.12 python3.11)
 ARGS ?=
 
-# Much of the tests' time is waiting, so three processes share them, file by file.
-all_tests := --numprocesses=3 --dist=loadfile
+# Much of the tests' time is waiting, so three processes share them, file by file, in the order of tests/conftest.py.
+all_tests := --numprocesses=3 --dist=loadfile --no-loadscope-reorder
 
 # Looked at only when something has to be installed.
 uv = $(shell command -v uv)

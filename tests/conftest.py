@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,34 @@ def pytest_configure() -> None:
     for setting in all_settings(Application):
         os.environ.pop(setting.variable, None)
     os.environ["SSTREAM_LIMITS_STORE_DEADLINE"] = str(STORE_DEADLINE)
+
+
+# Where several processes share the tests, file by file, the longest come first: in the end none works while all wait.
+LONGEST = (
+    "consistency/test_consistency.py",
+    "demo/test_browser.py",
+    "demo/test_main.py",
+    "inspector/test_browser.py",
+    "test_tutorial.py",
+    "websocket/test_autobahn.py",
+    "test_draining.py",
+    "websocket/test_fuzz.py",
+    "testing/test_styles.py",
+    "client/test_recipes.py",
+    "client/test_firefox.py",
+    "test_packaging.py",
+    "commands/test_run.py",
+    "test_reliability.py",
+    "pubsub/test_processes.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return
+    paths = [Path(__file__).parent / name for name in LONGEST]
+    many = Counter(item.path for item in items)
+    items.sort(key=lambda item: (paths.index(item.path) if item.path in paths else len(paths), -many[item.path]))
 
 
 # Async tests and fixtures

@@ -136,7 +136,7 @@ def test_first_run_installs_and_second_costs_nothing(house: House) -> None:
     second = house.make("test")
 
     assert second.stdout == second.stderr == ""
-    assert house.calls("") == ["venv -m pytest --numprocesses=3 --dist=loadfile"]
+    assert house.calls("") == ["venv -m pytest --numprocesses=3 --dist=loadfile --no-loadscope-reorder"]
 
 
 def test_arguments_reach_pytest(house: House) -> None:

@@ -171,14 +171,16 @@ async def test_a_thread_that_looks_on_while_a_call_is_under_way_is_told_nothing_
 
 
 async def test_what_waits_is_timed_each_time_and_errors_are_counted_by_code() -> None:
-    async with serve(application(limits=Limits(call_timeout=0.05))) as site:
+    async with serve(application()) as site:
         socket = await site.browser().connect()
 
         assert await socket.call("wait") == "done"
         assert await socket.call("wait") == "done"
-        for method, params in [("refuse", [4009]), ("add", ["x", 1]), ("hang", []), ("nonsense", []), ("add", [])]:
+        for method, params in [("refuse", [4009]), ("add", ["x", 1]), ("nonsense", []), ("add", [])]:
             with pytest.raises(RPCError):
                 await socket.call(method, *params)
+        with pytest.raises(RPCError):
+            await socket.reply(socket.ask("hang", meta={"timeout": 0.05}))
 
         counts = site.app.counters.calls
         assert outcomes(counts) == {

@@ -156,7 +156,7 @@ async def test_a_session_left_alone_expires_and_its_open_sockets_hear_so(
 async def test_calls_of_a_socket_are_activity_and_the_clients_heartbeat_is_not(
     store: StoreProbe, serve_live: ServeLive
 ) -> None:
-    site = await serve_live(store, max_age=1)
+    site = await serve_live(store, max_age=2)
     browser = site.browser()
     await browser.get("/put")
     socket = await browser.connect()
@@ -167,7 +167,7 @@ async def test_calls_of_a_socket_are_activity_and_the_clients_heartbeat_is_not(
     while clock.time() < heartbeat_until:
         await _ping(socket)
     by_heartbeat = [operation for operation, _ in store.asked]
-    active_until = clock.time() + 1.5
+    active_until = clock.time() + 2.2
     while clock.time() < active_until:
         await socket.call("add", 1, 1)
 

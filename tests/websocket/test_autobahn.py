@@ -30,8 +30,8 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[tuple[st
 
 def judge(wire: str, parser: str, folder: Path) -> Outcome:
     summary, bad = examine(wire, parser, FAST, folder)
-    # A case drops its connection a second after it began, by the clock: where the machine stood still for that long, all
-    # is well but the closing. Such a case is tried once more.
+    # A case drops its connection a second after it began, by the clock: where the machine stood still for that long,
+    # all is well but the closing. Such a case is tried once more.
     cut = [line for line in bad if ": OK, closing UNCLEAN;" in line]
     if cut:
         again = examine(wire, parser, [line.partition(":")[0] for line in cut], folder / "again")[1]

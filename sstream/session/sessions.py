@@ -60,6 +60,9 @@ class Sessions:
         self._records = self._commits.records
         self._copies = self._commits.copies
         self._handovers: dict[str, asyncio.Task[None]] = {}  # sid -> ends its grace time
+        self._moving: set[asyncio.Task[None]] = set()  # those of them whose grace time is over
+        self._is_closing = False
+        self._settling: set[asyncio.Task[None]] = set()  # what goes on where the store went away during a move
         self._verified: dict[str, str] = {}  # a cookie's value -> the id in it
 
     # --- getting sessions ---------------------------------------------------------------------------------------------
@@ -365,19 +368,26 @@ class Sessions:
 
     def _await_handover(self, sid: str) -> None:
         async def wait() -> None:
-            await asyncio.sleep(self.options.renew_grace)
+            task = asyncio.current_task()
+            assert task is not None
             try:
+                await asyncio.sleep(self.options.renew_grace)
                 while True:
-                    # Else the store ends the old id soon, with all that the open sockets have under it.
+                    self._moving.add(task)
                     with suppress(StoreError):
                         await self._hand_over(sid)
                         return
+                    self._moving.discard(task)
+                    if self._is_closing:
+                        return
+                    # Else the store ends the old id soon, with all that the open sockets have under it.
                     await asyncio.sleep(_SETTLE_PAUSE)
             except SessionGone:
                 pass  # it ended first
             finally:
+                self._moving.discard(task)
                 # Not the one that has taken its place.
-                if self._handovers.get(sid) is asyncio.current_task():
+                if self._handovers.get(sid) is task:
                     del self._handovers[sid]
 
         if (pending := self._handovers.pop(sid, None)) is not None:
@@ -498,7 +508,9 @@ class Sessions:
         try:
             await self._settle(old, new, ttl)
         except (StoreError, asyncio.CancelledError):
-            self._handovers[new] = asyncio.get_running_loop().create_task(self._keep_settling(old, new, ttl))
+            task = asyncio.get_running_loop().create_task(self._keep_settling(old, new, ttl))
+            self._settling.add(task)
+            task.add_done_callback(self._settling.discard)
             raise
         await self._commits.index(session)
 
@@ -517,20 +529,21 @@ class Sessions:
                         return
         except TimeoutError:
             _log.warning("session %s is lost: the store went away while its id was renewed", log_name(old))
-        finally:
-            if self._handovers.get(new) is asyncio.current_task():
-                del self._handovers[new]
 
     # --- life ---------------------------------------------------------------------------------------------------------
 
     async def close(self) -> None:
         """Stop what runs in the background; the store is not closed."""
-        while self._handovers:  # one that is cut off in the midst of a move leaves another behind
-            handovers = list(self._handovers.values())
-            self._handovers.clear()
-            for task in handovers:
-                task.cancel()
-            await asyncio.gather(*handovers, return_exceptions=True)
+        self._is_closing = True
+        handovers = {*self._handovers.values(), *self._moving}
+        # No move is broken off: half of one leaves a session that lives for a minute. The store's deadline bounds it.
+        for task in handovers - self._moving:
+            task.cancel()
+        await asyncio.gather(*handovers, return_exceptions=True)
+        settling = list(self._settling)
+        for task in settling:
+            task.cancel()
+        await asyncio.gather(*settling, return_exceptions=True)
         await self._copies.close()
 
 

@@ -14,7 +14,7 @@ from sstream.session.records import BadTicket
 from sstream.session.redis import RedisStore
 from sstream.session.sessions import Sessions
 from sstream.session.store import MemoryStore
-from sstream.testing import Fault, FaultProxy, StoreProbe, eventually
+from sstream.testing import Fault, FaultProxy, StoreProbe, eventually, within
 
 
 async def use(socket, key, value) -> None:
@@ -1007,6 +1007,29 @@ async def test_a_login_during_the_hand_over_of_the_one_before_ends_with_the_proc
     await here.close()
 
     assert second.cancelled()
+    await store.close()
+
+
+@pytest.mark.parametrize("operation", ["get", "touch"])
+async def test_a_hand_over_that_has_begun_is_finished_before_the_store_is_closed(open_socket, operation):
+    store = StoreProbe(MemoryStore())
+    here = Sessions(store, SessionOptions(secret="a test's own secret", renew_grace=1))
+    session = await here.create({"a": 1})
+    socket = await open_socket(here, session.id)
+    async with socket.turn() as mine:
+        await mine.set_user_id("fred")
+    hold = store.hold(operation, "sess:")
+    await hold.wait()
+
+    closing = asyncio.create_task(here.close())
+    await asyncio.sleep(0)
+    hold.release()
+    await within(closing, "the hand-over did not end")
+
+    assert await store.get(f"sess:{session.id}") is None
+    (key,) = {key for name, key in store.asked if name == "touch" and key.startswith("sess:")}
+    assert await store.get(key) is not None
+    assert await store.ttl(key) > 60
     await store.close()
 
 

@@ -212,7 +212,7 @@ def test_who_is_gone_leaves_its_other_turns_out(
 
     result = dry(replace(suite.FULL, rounds={"calls": 2}, contenders=("tornado", "picows")))
 
-    assert result["failures"] == ["calls, picows, round 1: the server is gone"]
+    assert result["failures"] == ["calls, picows, small_16, round 1: the server is gone"]
     assert len(result["cells"]["small_1"]["picows"]) == 1
     assert len(result["cells"]["paced"]["tornado"]) == 2
 
@@ -224,7 +224,7 @@ def test_quick_run_takes_two_minutes_at_most(dry: Callable[..., dict[str, Any]])
 def test_failing_cell_leaves_the_others(dry: Callable[..., dict[str, Any]]) -> None:
     result = dry(replace(suite.FULL, rounds={"calls": 1, "fanout": 1}))
 
-    assert result["failures"][0] == "calls, aiohttp, round 1: errors {'error 4050': 1}, 0 without an answer"
+    assert result["failures"][0] == "calls, aiohttp, small_16, round 1: errors {'error 4050': 1}, 0 without an answer"
     assert "aiohttp" in result["cells"]["small_1"]
     assert "aiohttp" not in result["cells"]["small_16"]
     assert "tornado" in result["cells"]["small_16"]

@@ -261,7 +261,8 @@ class _Link:
             buffer += chunk
             start = 0
             for end in _ends(buffer):
-                if not self._forward(buffer[start:end]):
+                # It may have been cut while we waited, and asyncio complains of those who go on writing.
+                if self.upstream.is_closing() or not self._forward(buffer[start:end]):
                     return
                 start = end
             buffer = buffer[start:]
@@ -297,7 +298,7 @@ class _Link:
             buffer += chunk
             start = 0
             for end in _ends(buffer):
-                if not await self._reply(buffer[start:end]):
+                if self.client.is_closing() or not await self._reply(buffer[start:end]):
                     return
                 start = end
             buffer = buffer[start:]

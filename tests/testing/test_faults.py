@@ -13,8 +13,8 @@ import redis.asyncio as aioredis
 from hypothesis import given, strategies as st
 from redis.exceptions import ConnectionError as RedisConnectionError, ReadOnlyError, ResponseError
 
-from sstream.testing import Fault, FaultProxy, RedisServer
-from sstream.testing.faults import _end, _ends, _words
+from sstream.testing import Fault, FaultProxy, RedisServer, within
+from sstream.testing.faults import _end, _ends, _Link, _words
 
 CERTIFICATE = Path(__file__).with_name("localhost.pem")
 
@@ -238,6 +238,20 @@ async def test_delay_of_everything(proxy: FaultProxy, client: aioredis.Redis) ->
     await client.ping()
 
     assert loop.time() - began >= 0.1
+
+
+async def test_nothing_is_written_to_an_end_that_was_cut_while_we_waited(proxy: FaultProxy) -> None:
+    _, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+    link = _Link(proxy, client=writer, upstream=writer)
+    replies, commands = asyncio.StreamReader(), asyncio.StreamReader()
+    replies.feed_data(b"+PONG\r\n" * 20)
+    commands.feed_data(b"*1\r\n$4\r\nPING\r\n" * 20)
+
+    link.abort()
+    await within(link._replies(replies), "it does not end")
+    await within(link._commands(commands), "it does not end")
+
+    assert proxy.commands["PING"] == 0
 
 
 async def test_rule_strikes_so_often_and_no_more(proxy: FaultProxy, client: aioredis.Redis) -> None:

@@ -76,6 +76,8 @@ class _Child:
         self.ended = asyncio.ensure_future(process.wait())
         self.up = asyncio.ensure_future(self._come_up(leash))
         self._process = process
+        # What it has said is still read. Its end of the leash may live on, in a process that it has forked.
+        self.ended.add_done_callback(lambda _: _read_no_more(leash))
 
     async def _come_up(self, leash: socket.socket) -> bool:
         reader, self._leash = await asyncio.open_connection(sock=leash)
@@ -231,6 +233,11 @@ class Supervisor:
             _log.error("process %d does not end and is killed", child.pid)
             self._status = 1
             child.send(signal.SIGKILL)
+
+
+def _read_no_more(leash: socket.socket) -> None:
+    with contextlib.suppress(OSError):  # closed already
+        leash.shutdown(socket.SHUT_RD)
 
 
 async def _one_of(*futures: "asyncio.Future[Any]", timeout: float | None = None) -> None:

@@ -123,6 +123,26 @@ def no_more_files():
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
+async def test_one_that_dies_is_missed_though_its_fork_holds_the_leash(notes, listening):
+    fork = (
+        "if not os.fork():\n"
+        "    with open(sys.argv[1] + '.fork', 'a') as forks:\n"
+        "        forks.write(f'{os.getpid()}\\n')\n"
+        "    signal.pause()\n"
+    )
+    forks = notes.with_name("pids.fork")
+    die = f"while not os.path.exists({str(forks)!r}): time.sleep(0.01)\nsys.exit(3)\n"
+
+    try:
+        status = await within(make(fork + die, notes, listening).run(), "the supervisor waits for the fork")
+    finally:
+        for pid in pids(forks):
+            os.kill(pid, signal.SIGKILL)
+
+    assert status == 3
+    assert len(pids(notes)) == len(pids(forks)) == 1
+
+
 async def test_one_that_dies_again_and_again_is_given_longer_pauses(notes, listening, expect_log, monkeypatch):
     monkeypatch.setattr(supervisor, "LONGEST_PAUSE", 0.3)
     lines = expect_log("ended with status 7")

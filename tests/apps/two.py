@@ -7,7 +7,7 @@ from typing import Any
 
 from tornado.web import RequestHandler
 
-from sstream import Actions, Application, RPCHandler, SessionMixin, SessionOptions, load_session, rpc
+from sstream import Actions, Application, RedisBroker, RPCHandler, SessionMixin, SessionOptions, load_session, rpc
 
 
 class Put(SessionMixin, RequestHandler):
@@ -127,7 +127,8 @@ async def main(redis: str) -> None:
     application = Application(
         [("/put", Put), ("/tea", AddTea), ("/look", Look), ("/login", Login), ("/logout", Logout), ("/ws", Live)],
         session=SessionOptions(secret="a test's own secret"),
-        redis=redis,
+        store=redis,
+        broker=RedisBroker(redis, deadline=20.0),  # a machine that stands still is no Redis that is away
     )
     server = application.listen(0, "127.0.0.1")
     await application.start()

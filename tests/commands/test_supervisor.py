@@ -97,7 +97,7 @@ async def test_one_that_dies_is_replaced_and_that_is_said(notes, listening, expe
 
 async def test_where_no_process_can_be_started_now_it_is_tried_again(notes, listening, expect_log):
     expect_log("was ended by SIGKILL", count=1)
-    refused = expect_log(r"no process can be started: .*Too many open files; another attempt in [\d.]+ s")
+    refused = expect_log(r"no process can be started: .*Too many open files.*; another attempt in [\d.]+ s")
     running = asyncio.create_task(make(UP + STAY, notes, listening).run())
     await eventually(lambda: len(pids(notes)) == 2, "two processes did not start")
     dead = pids(notes)[0]

@@ -53,12 +53,18 @@ def _generator_late(result: Result) -> str:
 
 
 _PICOWS = "picows' row decodes and answers without names, types, limits and hooks"
-_SENDS = "what is left is one `send` a socket, by the kernel"
+_SENDS = "most of what is left is one `send` a socket, by the kernel"
+_ONE_CALL = "most of what is left is the kernel's: one `recv` and one `send` a call"
+_COROUTINE = "each call makes a coroutine and steps it, and where 16 come at once there is little else to a `def`"
 # Why a goal is missed, where that is known, or what the same run has to judge it by; said beside the figure.
 WHY: Mapping[str, Callable[[Result], str]] = {
+    "calls, D=1, to raw Tornado": lambda result: _ONE_CALL,
     "calls, D=1, to picows": lambda result: _PICOWS,
     "calls, D=16, to picows": lambda result: _PICOWS,
+    "an `async def` that does not wait, to a `def`, D=16": lambda result: _COROUTINE,
+    "fan-out, one publish, to raw Tornado": lambda result: _SENDS,
     "fan-out, 16 publishes at once, to raw Tornado": lambda result: _SENDS,
+    "fan-out through Redis, one publish, to raw Tornado": lambda result: _SENDS,
     "fan-out through Redis, 16 publishes at once, to raw Tornado": lambda result: _SENDS,
     "p99 of 50 connections, D=1": _p99_of_the_echo("small_1"),
     "p99 of 50 connections, D=16": _p99_of_the_echo("small_16"),

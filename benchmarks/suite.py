@@ -33,7 +33,7 @@ IDLE = 5_000
 CALLS: list[tuple[str, str, tuple[Any, ...]]] = [("small", "add", (2, 3)), ("large", "echo", ("x" * 900,))]
 RATE = 5_000  # requests a second on the open schedule: what nearly all can do
 SCALING = (10, 100, 1_000, 5_000)  # connections of the idle ones that call
-SCALING_RATE = 5_000  # calls a second: each has had a turn or two
+SCALING_RATE = 8_000  # calls a second: each has had a turn or two
 
 # Calls while many hear events: few enough of both that a server which serves them in turn has time to spare.
 BESIDE_RATE = 500.0  # calls a second
@@ -76,7 +76,7 @@ class Plan:
 
 FULL = Plan(
     rounds={"calls": 5, "fanout": 5, "sessions": 5, "idle": 3, "loaded": 3, "studies": 3, "crowd": 3},
-    limit=14.5 * 60,
+    limit=14.75 * 60,
     seconds=0.25,
 )
 # Everything once and short: is it all there, and about right?
@@ -212,7 +212,8 @@ def prepare_fanout(bench: Bench, stack: ExitStack, name: str) -> Mapping[str, Tu
         )
         load.open(bench.plan.subscribers + 1)
         load.request("publish", "x" * 20)
-        turns.update({f"{title}_{batch}": partial(measure, f"{title}_{batch}", load, batch) for batch in (1, 16)})
+        batches = (1, 16) if "batches" in CONTENDERS[name].can else (1,)
+        turns.update({f"{title}_{batch}": partial(measure, f"{title}_{batch}", load, batch) for batch in batches})
 
     prepare("fanout", None)
     if name in THROUGH_REDIS:
@@ -243,10 +244,15 @@ def prepare_sessions(bench: Bench, stack: ExitStack, name: str) -> Mapping[str, 
     turns: dict[str, Turn] = {
         f"session_{method}_{depth}": partial(call, method, depth) for method in methods for depth in (1, 16)
     }
+
+    def load_page(title: str, page: str) -> None:
+        # Opened anew: a server may close what rests between two requests.
+        with server.load(bench.programs, dialect="http", path=page, cookies=cookies) as pages:
+            pages.open(bench.plan.connections)
+            bench.closed(title, name, pages, 1)
+
     for title, page in (("page_read", "/page"), ("page_write", "/count")):
-        pages = stack.enter_context(server.load(bench.programs, dialect="http", path=page, cookies=cookies))
-        pages.open(bench.plan.connections)
-        turns[title] = partial(bench.closed, title, name, pages, 1)
+        turns[title] = partial(load_page, title, page)
     return turns
 
 
@@ -268,7 +274,7 @@ def prepare_idle(bench: Bench, stack: ExitStack, name: str) -> Mapping[str, Turn
         load.request("add", 2, 3)
         for callers in bench.plan.scaling:
             seconds = bench.plan.seconds + callers / SCALING_RATE
-            measured = load.closed(1, seconds, bench.plan.warm + seconds / 4, callers=callers)
+            measured = load.closed(1, seconds, bench.plan.warm + seconds / 5, callers=callers)
             bench.note(f"scaling_{callers}", name, sample_of(measured))
 
     return {"idle": measure}
@@ -387,7 +393,7 @@ PHASES: dict[str, Phase] = {
         prepare_fanout,
         lambda name, contender: "fanout" in contender.can,
         lambda plan: 1.1 * (START + plan.subscribers / HANDSHAKES),
-        lambda plan: 2.3 * (plan.seconds + plan.warm) + plan.subscribers / 1_200,  # some are slow at 16 publishes
+        lambda plan: 2.3 * (plan.seconds + plan.warm) + plan.subscribers / 3_000,  # some are slow at 16 publishes
     ),
     "sessions": Phase(
         prepare_sessions,
@@ -413,7 +419,7 @@ PHASES: dict[str, Phase] = {
         lambda plan: START + plan.settle + 0.7 * plan.crowd / HANDSHAKES,
         lambda plan: 2 * plan.seconds + plan.crowd / 5_000 + BESIDE_SECONDS / 4 + 0.35 * plan.crowd / HANDSHAKES,
         takes_turns=False,
-        slowness={BASE: 1.7, BEST: 1.4, "picows": 0.45, "ws": 0.45},
+        slowness={BASE: 2.2, BEST: 1.75, "picows": 0.6, "ws": 0.7},
     ),
 }
 

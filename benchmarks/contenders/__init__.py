@@ -26,9 +26,9 @@ class Contender:
         path: Where its websocket is.
         fast_loop: Does it run on uvloop? (uvicorn chooses for itself, and does.)
         needs: Packages from PyPI or npm; without one of them it is left out.
-        can: What it takes part in: ``calls``, ``async``, ``fanout``, ``sessions``, ``idle`` (where thousands connect),
-            ``scaling`` (where they call) and ``crowd`` (where tens of thousands connect). The last ones take long, so a
-            contender is left out of them where another one on the same ground says as much.
+        can: What it takes part in: ``calls``, ``async``, ``fanout``, ``batches`` (of events), ``sessions``, ``idle``
+            (where thousands connect), ``scaling`` (where they call) and ``crowd`` (where tens of thousands connect).
+            Some of it takes long, so a contender is left out where another one on the same ground says as much.
         env: Variables it is started with.
     """
 
@@ -38,7 +38,7 @@ class Contender:
     path: str = "/ws"
     fast_loop: bool = False
     needs: tuple[str, ...] = ()
-    can: frozenset[str] = frozenset({"calls", "fanout", "idle"})
+    can: frozenset[str] = frozenset({"calls", "fanout", "batches", "idle"})
     env: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -50,7 +50,7 @@ class Contender:
         return self.server.startswith("framework:")
 
 
-_CALLS = frozenset({"calls", "fanout"})
+_CALLS = frozenset({"calls", "fanout", "batches"})
 _MANY = frozenset({"idle", "scaling", "crowd"})
 _ALL = _CALLS | {"async", "sessions", "idle", "scaling"}
 _SOCKETIO = "/socket.io/?EIO=4&transport=websocket"
@@ -63,13 +63,16 @@ CONTENDERS: dict[str, Contender] = {
     "websockets": Contender(label="websockets", server="with_websockets:serve", needs=("websockets",)),
     "starlette": Contender(label="Starlette + uvicorn", server="with_starlette:serve", needs=("starlette", "uvicorn")),
     "litestar": Contender(
-        label="Litestar + uvicorn", server="with_litestar:serve", needs=("litestar", "uvicorn"), can=_CALLS
+        label="Litestar + uvicorn",
+        server="with_litestar:serve",
+        needs=("litestar", "uvicorn"),
+        can=frozenset({"calls"}),
     ),
     "channels": Contender(
         label="Django Channels + uvicorn",
         server="with_channels:serve",
         needs=("channels", "channels-redis", "django", "uvicorn"),
-        can=_CALLS,
+        can=frozenset({"calls", "fanout"}),  # 16,000 deliveries take ten seconds
     ),
     "socketio-asgi": Contender(
         label="python-socketio + uvicorn",
@@ -84,7 +87,7 @@ CONTENDERS: dict[str, Contender] = {
         dialect="socketio",
         path=_SOCKETIO,
         needs=("python-socketio",),
-        can=_CALLS,
+        can=frozenset({"calls"}),
     ),
     "picows": Contender(
         label="picows + uvloop",

@@ -47,9 +47,13 @@ def summary(pairs: list[Pair]) -> str:
     middle = statistics.median(abs(pair.deviation) for pair in pairs)
     most = max(pairs, key=lambda pair: abs(pair.deviation))
     return (
-        f"{holding} of {len(pairs)} ratios to raw Tornado lie within {WITHIN:.0%} of the first run's; "
+        f"{holding} of {len(pairs)} ratios to raw Tornado lie within {WITHIN:.0%} of each other; "
         f"the median deviation is {middle:.0%}, the largest {most.deviation:+.0%} ({most.label}, {most.cell})"
     )
+
+
+def _when(result: Result) -> str:
+    return str(result["made"])[:16].replace("T", " ")
 
 
 def repeated(result: Result, file: Path) -> str:
@@ -64,10 +68,9 @@ def repeated(result: Result, file: Path) -> str:
     lines = [
         "### A second run",
         "",
-        f"Made {second['made'][:10]} at commit `{second['commit'][:12]}`: {summary(pairs)}.",
+        f"Made {_when(second)} at commit `{second['commit'][:12]}`, the one above {_when(result)}: {summary(pairs)}.",
         "",
-        "",
-        "| times raw Tornado | first run | second run | deviation |",
+        "| times raw Tornado | the run above | the second one | deviation |",
         "|---|---:|---:|---:|",
         *(
             f"| {pair.label}, {pair.cell} | {pair.first:.1f} | {pair.second:.1f} | {pair.deviation:+.0%} |"

@@ -149,8 +149,8 @@ TABLES: tuple[tuple[str, str, tuple[Column, ...]], ...] = (
         "Fan-out",
         (
             "Thousand deliveries a second of the server's CPU time, to {subscribers:,} sockets, and to {half:,}. "
-            "Django Channels takes ten seconds for 16 at once and is left out there, for time; and so are those of whose "
-            "server another row tells as much."
+            "Django Channels takes ten seconds for 16 at once and is left out there, for time; and so are those of "
+            "whose server another row tells as much."
         ),
         (
             Column("one publish", "fanout_1"),
@@ -299,7 +299,10 @@ def goals(result: Result) -> str:
         if figure is None:
             rows.append([goal.what, wanted, "–", "not measured"])
             continue
-        said = "met" if goal.is_met(figure) else f"**missed** by {goal.missed_by(figure):.0%}"
+        missed = goal.missed_by(figure)
+        said = (
+            "met" if goal.is_met(figure) else f"**missed** by {f'{missed:.0%}' if missed >= 0.01 else 'less than 1%'}"
+        )
         if not goal.is_met(figure) and goal.what in WHY and (why := WHY[goal.what](result)):
             said += f": {why}"
         rows.append([goal.what, wanted, _figure(figure, goal.unit), said])

@@ -17,6 +17,7 @@ from benchmarks.histogram import bucket_of
 from benchmarks.servers import BareEcho, Server
 
 SECONDS = 0.2
+LONG = 2.0  # where a machine that stands still for some tenths of a second would leave nothing to look at
 
 
 @pytest.fixture
@@ -30,20 +31,16 @@ def test_closed_loop_counts_what_the_server_answered(load: Generator, depth: int
     load.open(5)
     load.request("add", 2, 3)
 
-    seconds = SECONDS
-    while True:
-        began = time.monotonic()
-        measured = load.closed(depth, seconds, 0.05)
-        took = time.monotonic() - began
-        if measured.fewest or seconds > 5:
-            break
-        seconds *= 2  # the machine stood still for so long that a connection had no turn
+    began = time.monotonic()
+    measured = load.closed(depth, LONG, 0.05)
+    took = time.monotonic() - began
 
+    assert measured.messages > 0
     assert measured.errors == {}
     assert measured.unanswered == 0
     assert measured.histogram.total == measured.messages
     assert 0 < measured.fewest <= measured.messages / 5 <= measured.most
-    assert measured.seconds >= seconds
+    assert measured.seconds >= LONG
     assert 0 < measured.cpu <= took  # it has one core, and each thread is counted once
 
 
@@ -307,12 +304,12 @@ def test_generator_puts_latencies_into_the_buckets_that_we_read(load: Generator)
     load.open(1)
     load.request("add", 2, 3)
 
-    measured = load.closed(1, SECONDS, 0.0)
+    measured = load.closed(1, LONG, 0.0)
 
     # One connection, one call at a time: the latencies fill the time, but for what the generator itself takes.
     filled = sum(count * bucket for bucket, count in measured.histogram.counts)
     assert filled > 0
-    assert bucket_of(round(measured.seconds * 1e9)) >= max(bucket for bucket, _ in measured.histogram.counts)
+    assert bucket_of(round(measured.seconds * 1e9)) > max(bucket for bucket, _ in measured.histogram.counts)
 
 
 def test_without_a_compiler_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

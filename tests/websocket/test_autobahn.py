@@ -4,7 +4,6 @@ import itertools
 import os
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
@@ -25,18 +24,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[tuple[st
     folder = tmp_path_factory.mktemp("autobahn")
     # All at once: the suite mostly waits.
     with ThreadPoolExecutor(len(SERVERS)) as pool:
-        yield {server: pool.submit(judge, *server, folder) for server in SERVERS}
-
-
-def judge(wire: str, parser: str, folder: Path) -> Outcome:
-    summary, bad = examine(wire, parser, FAST, folder)
-    # A case drops its connection a second after it began, by the clock: where the machine stood still for that long,
-    # all is well but the closing. Such a case is tried once more.
-    cut = [line for line in bad if ": OK, closing UNCLEAN;" in line]
-    if cut:
-        again = examine(wire, parser, [line.partition(":")[0] for line in cut], folder / "again")[1]
-        bad = [line for line in bad if line not in cut] + again
-    return summary, bad
+        yield {server: pool.submit(examine, *server, FAST, folder) for server in SERVERS}
 
 
 @pytest.mark.parametrize("server", SERVERS, ids="-".join)

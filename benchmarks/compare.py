@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.figures import BASE, CELLS, OURS, Result, ratio
+from benchmarks.figures import BASE, CELLS, GOALS, OURS, Result, ratio
 
 __all__ = ["WITHIN", "Pair", "add_arguments", "compare", "main", "repeated"]
 
@@ -56,6 +56,18 @@ def _when(result: Result) -> str:
     return str(result["made"])[:16].replace("T", " ")
 
 
+def disputed(first: Result, second: Result) -> str:
+    """The goals that one of the runs meets and the other misses: none of them is proven."""
+    found = []
+    for goal in GOALS:
+        one, other = goal.find(first), goal.find(second)
+        if one is not None and other is not None and goal.is_met(one) != goal.is_met(other):
+            found.append(f"{goal.what} ({one:.2f} and {other:.2f} {goal.unit}, wanted {goal.wanted:g})")
+    if not found:
+        return "Both runs meet and miss the same goals."
+    return f"The runs disagree on {len(found)} of {len(GOALS)} goals, which are not proven: {'; '.join(found)}."
+
+
 def repeated(result: Result, file: Path) -> str:
     """What the page says of the second run; nothing where there is none."""
     if not file.exists():
@@ -69,6 +81,8 @@ def repeated(result: Result, file: Path) -> str:
         "### A second run",
         "",
         f"Made {_when(second)} at commit `{second['commit'][:12]}`, the one above {_when(result)}: {summary(pairs)}.",
+        "",
+        disputed(result, second),
         "",
         "| times raw Tornado | the run above | the second one | deviation |",
         "|---|---:|---:|---:|",

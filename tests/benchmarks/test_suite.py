@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks import check, compare, report, suite
 from benchmarks.__main__ import main
-from benchmarks.figures import GOALS, Goal, median, ratio, spread
+from benchmarks.figures import BEST, GOALS, Goal, median, ratio, spread
 from benchmarks.generator import GeneratorError, Measurement, Opened
 from benchmarks.servers import WrongAnswer
 
@@ -338,6 +338,16 @@ def test_two_runs_are_compared_by_ratio_and_the_page_says_what_the_second_gave(
     assert "5 of 6" in capsys.readouterr().out
     assert "| sstream, small_1 |" in compare.repeated(result, second)
     assert "-50%" in compare.repeated(result, second)
+
+
+def test_goal_that_one_of_two_runs_misses_is_named() -> None:
+    met, missed = (json.loads((report.HERE / "results.json").read_text()) for _ in range(2))
+    for run, factor in ((met, 1000), (missed, 0.001)):
+        for sample in run["cells"]["small_1"][BEST]:
+            sample["rate"] *= factor
+
+    assert "calls, D=1, to raw Tornado (" in compare.disputed(met, missed)
+    assert compare.disputed(met, met) == "Both runs meet and miss the same goals."
 
 
 def test_more_instructions_are_a_loss_on_the_same_python_alone() -> None:

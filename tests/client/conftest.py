@@ -1,7 +1,7 @@
 """A real Chromium and a site for it: a page whose socket ``s`` is connected."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -34,13 +34,27 @@ def context(browser: Browser) -> Iterator[BrowserContext]:
 
 
 @pytest.fixture
-def page(site: str, context: BrowserContext) -> Iterator[Page]:
+def visit(site: str) -> Callable[[Page], None]:
+    """Goes to the site and waits until its socket ``s`` is connected.
+
+    It is waited for inside the page: ``wait_for_function`` evaluates a text time and again, which the page's policy
+    allows the first time only.
+    """
+
+    def go(page: Page) -> None:
+        page.goto(site)
+        page.evaluate("async () => void await s.ready({ signal: AbortSignal.timeout(20_000) })")
+
+    return go
+
+
+@pytest.fixture
+def page(visit: Callable[[Page], None], context: BrowserContext) -> Iterator[Page]:
     """A page whose socket ``s`` is connected; it must stay without a message on the console and without an error."""
     complaints: list[str] = []
     page = context.new_page()
     page.on("console", lambda message: complaints.append(message.text))
     page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.goto(site)
-    page.wait_for_function("window.s?.state === 'connected'")
+    visit(page)
     yield page
     assert complaints == []

@@ -1,5 +1,7 @@
 """sstream/client in a real Chromium: loaded from the server, under a strict policy, with a real cookie jar."""
 
+from collections.abc import Callable
+
 from playwright.sync_api import BrowserContext, Page
 
 
@@ -68,10 +70,9 @@ def test_a_page_that_comes_online_does_not_wait(page: Page) -> None:
     assert states == ["connecting", "connected", "closed"]
 
 
-def test_what_a_listener_throws_is_an_error_of_the_page(site: str, context: BrowserContext) -> None:
+def test_what_a_listener_throws_is_an_error_of_the_page(visit: Callable[[Page], None], context: BrowserContext) -> None:
     page = context.new_page()
-    page.goto(site)
-    page.wait_for_function("window.s?.state === 'connected'")
+    visit(page)
 
     with page.expect_event("pageerror") as error:
         page.evaluate(

@@ -13,6 +13,8 @@ from sstream.testing import Process
 HERE = Path(__file__).parent
 OPEN = "/_sstream/inspector"
 
+expect.set_options(timeout=20_000)  # milliseconds; only a failure meets it
+
 
 @pytest.fixture(scope="module")
 def site() -> Iterator[str]:
@@ -85,7 +87,7 @@ def test_it_draws_rates_latencies_and_methods_and_goes_on_drawing(page: Page) ->
     expect(page.locator("#heat .cell").first).to_be_visible()
     cells = page.locator("#heat .cell").count()
 
-    page.wait_for_function("(before) => document.querySelectorAll('#heat .cell').length > before", arg=cells)
+    expect(page.locator("#heat .cell").nth(cells)).to_be_attached()  # one more
 
     expect(row(page, "sstream.inspector.watch")).to_have_count(0)
     expect(page.locator("#slow li").first).to_contain_text("socket")

@@ -88,7 +88,7 @@ def _calls(method: str) -> Run:
 
 
 def _hub(at_once: int) -> Run:
-    from sstream.pubsub import Hub, MemoryBroker, Message, Publisher, fanout
+    from sstream.pubsub import Burst, Hub, MemoryBroker, Message, Publisher, fanout
 
     # Valgrind is fifty times slower than the machine: slices would be ended by their time, not by their number.
     fanout.SLICE_SECONDS = 3600
@@ -100,6 +100,9 @@ def _hub(at_once: int) -> Run:
 
         def deliver(self, message: Message) -> None:
             self.count += 1
+
+        def deliver_all(self, burst: Burst) -> None:
+            self.count += len(burst.messages)
 
     loop = asyncio.get_event_loop()
     broker = MemoryBroker()

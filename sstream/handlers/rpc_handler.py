@@ -28,7 +28,7 @@ from sstream.errors import (
 )
 from sstream.handlers.origin import is_origin, is_same_origin
 from sstream.handlers.session_mixin import SessionMixin
-from sstream.pubsub import ChannelOptions, Message, Position, Present, Publisher
+from sstream.pubsub import Burst, ChannelOptions, Message, Position, Present, Publisher
 from sstream.pubsub.topics import ALL, channel_of, channel_topic, socket_topic, user_topic
 from sstream.rpc.codec import CODECS, MSGPACK, Codec
 from sstream.rpc.dispatch import Calls
@@ -450,6 +450,18 @@ class RPCHandler(SessionMixin, WebSocketHandler):
         connection = self.ws_connection
         if connection is not None:  # else it is closed
             connection.send_shared(message.frame)
+
+    def deliver_all(self, burst: Burst) -> None:
+        """Send several finished events to the browser; called by the hub."""
+        if not self._codec.binary or type(self).deliver is not RPCHandler.deliver:
+            for message in burst.messages:
+                self.deliver(message)
+            return
+        if burst.frame is None:
+            burst.frame = SharedFrame(*(message.payload for message in burst.messages))
+        connection = self.ws_connection
+        if connection is not None:
+            connection.send_shared(burst.frame)
 
     def _tell(self, event: str, *args: Any) -> None:
         self._send(self._codec.encode((2, event, args)))

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 
-__all__ = ["GAP", "Message", "Position", "encode_event", "joined_event", "left_event", "number_event"]
+__all__ = ["GAP", "Burst", "Message", "Position", "encode_event", "joined_event", "left_event", "number_event"]
 
 GAP: Final = "sstream:gap"  # the event that tells a socket: you may have missed something here
 
@@ -95,6 +95,21 @@ class Message:
         if self._text is None:
             self._text = _encode_text(_decode(self.payload)).decode()
         return self._text
+
+
+class Burst:
+    """Messages of one topic that many sockets get together, one after the other.
+
+    Attributes:
+        messages: In their order.
+        frame: A slot for the websocket frames of their payloads, as `Message.frame`.
+    """
+
+    __slots__ = ("frame", "messages")
+
+    def __init__(self, messages: list[Message]) -> None:
+        self.messages = messages
+        self.frame: Any = None
 
 
 def encode_event(event: str, args: Sequence[Any], channel: str | None = None) -> bytes:

@@ -68,23 +68,29 @@ _LINGER: Final = 16 * 1024 * 1024
 
 
 class SharedFrame:
-    """One message for many sockets: framed once, and compressed once for all that agreed on the same."""
+    """Messages for many sockets, one or some: framed once, and compressed once for all that agreed on the same."""
 
-    __slots__ = ("_deflated", "_opcode", "_payload", "plain")
+    __slots__ = ("_deflated", "_messages", "plain")
 
-    def __init__(self, payload: bytes | str) -> None:
-        self._opcode = TEXT if isinstance(payload, str) else BINARY
-        self._payload = payload.encode() if isinstance(payload, str) else payload
-        self.plain = frame(self._opcode, self._payload)
+    def __init__(self, *payloads: bytes | str) -> None:
+        self._messages = [
+            (TEXT, payload.encode()) if isinstance(payload, str) else (BINARY, payload) for payload in payloads
+        ]
+        self.plain = b"".join([frame(opcode, payload) for opcode, payload in self._messages])
         self._deflated: dict[tuple[int, int, int], bytes] = {}
 
     def deflated(self, deflate: Deflate) -> bytes:
-        """Give the frame for sockets that agreed on ``deflate``; it refers to no earlier message."""
-        if len(self._payload) < _WORTH_DEFLATING:
-            return self.plain
+        """Give the frames for sockets that agreed on ``deflate``; they refer to no earlier message."""
         data = self._deflated.get(deflate.shape)
         if data is None:
-            data = frame(self._opcode, Deflater(deflate).compress(self._payload), compressed=True)
+            data = b"".join(
+                [
+                    frame(opcode, Deflater(deflate).compress(payload), compressed=True)
+                    if len(payload) >= _WORTH_DEFLATING
+                    else frame(opcode, payload)
+                    for opcode, payload in self._messages
+                ]
+            )
             self._deflated[deflate.shape] = data
         return data
 

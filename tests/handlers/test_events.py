@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from sstream import Limits, RPCError, load_session, rpc
-from sstream.pubsub import ChannelOptions
+from sstream.pubsub import Burst, ChannelOptions, Message
+from sstream.pubsub.message import encode_event
 from sstream.testing import StoreProbe
 
 from .live import Live, ServeLive, heard, nothing_else, refused, stored, three
@@ -83,6 +84,37 @@ async def test_events_carry_their_arguments_and_the_channels_name(memory: StoreP
 
     assert await socket.receive_event("news") == ["news", [{"tea": 1}, [1, 2.5, "ä", None, b"bytes"]]]
     assert await socket.receive_event("said") == ["said", ["hello"], {"channel": "lobby"}]
+
+
+class Overriding(Live):
+    """A subclass that looks at each event."""
+
+    def deliver(self, message: Message) -> None:
+        self.looked_at = [*getattr(self, "looked_at", ()), message]
+        super().deliver(message)
+
+
+async def test_events_in_one_piece_reach_every_kind_of_socket_one_by_one(
+    memory: StoreProbe, serve_live: ServeLive
+) -> None:
+    site = await serve_live(memory, Live, ("/looking", Overriding))
+    sockets = [
+        await site.browser().connect(),
+        await site.browser().connect(subprotocol="sstream.v1.json"),
+        await site.browser().connect("/looking"),
+    ]
+    messages = [Message(encode_event("news", (number, "tea" * number))) for number in range(16)]
+
+    burst = Burst(messages)
+    for handler in site.app.sockets.values():
+        handler.deliver_all(burst)
+
+    for socket in sockets:
+        assert [await socket.receive_event("news") for _ in range(16)] == [
+            ["news", [number, "tea" * number]] for number in range(16)
+        ]
+    looking = next(handler for handler in site.app.sockets.values() if isinstance(handler, Overriding))
+    assert looking.looked_at == messages
 
 
 async def test_a_socket_leaves_a_channel_and_hears_no_more_of_it(memory: StoreProbe, serve_live: ServeLive) -> None:

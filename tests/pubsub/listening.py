@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from sstream import testing
-from sstream.pubsub import ChannelOptions, History, Message, Position
+from sstream.pubsub import Burst, ChannelOptions, History, Message, Position
 
 PATIENCE = 20.0  # seconds; only a failure meets it
 
@@ -94,6 +94,10 @@ class Inbox(_Waitable):
     def deliver(self, message: Message) -> None:
         self.messages.append(message)
         self._change()
+
+    def deliver_all(self, burst: Burst) -> None:
+        for message in burst.messages:
+            self.deliver(message)
 
     @property
     def events(self) -> list[list[Any]]:

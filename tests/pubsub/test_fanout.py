@@ -10,12 +10,12 @@ from sstream.pubsub.fanout import FanOut, Member
 from .listening import Inbox
 
 
-def message(number):
-    return Message(number)  # what it carries does not matter here
+def message(number, size=1):
+    return Message(str(number).encode().rjust(size))  # what it carries does not matter here
 
 
 def got(inbox):
-    return [message.payload for message in inbox.messages]
+    return [int(message.payload) for message in inbox.messages]
 
 
 def crowd(count):
@@ -166,6 +166,68 @@ async def test_messages_that_come_together_go_out_together():
     assert all(got(inbox) == list(range(16)) for inbox in inboxes)
 
 
+class Bundles(Inbox):
+    """Notes how many messages came in one piece."""
+
+    def __init__(self, name):
+        super().__init__(name)
+        self.sizes = []
+
+    def deliver_all(self, burst):
+        self.sizes.append(len(burst.messages))
+        super().deliver_all(burst)
+
+
+async def test_messages_that_go_out_together_are_handed_over_in_one_piece():
+    inboxes = [Bundles(str(number)) for number in range(300)]
+    members = tuple(Member(inbox, inbox.deliver) for inbox in inboxes)
+    out = FanOut(100, clock=still)
+
+    for number in range(16):
+        out.send("a", members, message(number))
+    await turns(4)
+
+    assert all(inbox.sizes == [16] and got(inbox) == list(range(16)) for inbox in inboxes)
+
+
+async def test_a_piece_has_a_bounded_size_unless_one_message_is_larger_by_itself():
+    inboxes = [Bundles(str(number)) for number in range(3)]
+    members = tuple(Member(inbox, inbox.deliver) for inbox in inboxes)
+    out = FanOut(2, clock=still)
+    half = fanout.BATCH_SIZE // 2
+
+    for number, size in enumerate([half, half, 1, 2 * half + 1, 1, 1]):
+        out.send("a", members, message(number, size))
+    await turns(12)
+
+    assert all(got(inbox) == list(range(6)) for inbox in inboxes)
+    assert all(inbox.sizes == [2, 2] for inbox in inboxes)  # beside two single ones
+    assert not out.waiting
+
+
+async def test_member_that_catches_up_or_has_left_is_handed_each_message_by_itself():
+    inboxes = [Bundles(str(number)) for number in range(4)]
+    members = tuple(Member(inbox, inbox.deliver) for inbox in inboxes)
+    out = FanOut(2, clock=still)
+    held, gone = [], []
+    for number in range(3):
+        out.send("a", members, message(number))
+
+    members[1].deliver = held.append
+
+    def leave(message):
+        gone.append(message)
+        if len(gone) == 2:
+            members[2].deliver = lambda message: None
+
+    members[2].deliver = leave
+    await turns(6)
+
+    assert [int(message.payload) for message in held] == [0, 1, 2]
+    assert [int(message.payload) for message in gone] == [0, 1]
+    assert [inbox.sizes for inbox in inboxes] == [[3], [], [], [3]]
+
+
 async def test_member_that_leaves_between_slices_gets_nothing_more():
     inboxes, members = crowd(300)
     out = FanOut(100, clock=still)
@@ -199,8 +261,8 @@ async def test_event_published_while_delivering_comes_after_those_that_wait():
     out = FanOut(2, clock=still)
 
     def answer(message):
-        if message.payload == 1:
-            out.send("a", members, Message(2))
+        if message.payload == b"1":
+            out.send("a", members, Message(b"2"))
         inboxes[0].deliver(message)
 
     members[0].deliver = answer

@@ -60,6 +60,10 @@ class Follower:
         self.events += 1
         self._news.set()
 
+    def deliver_all(self, burst) -> None:
+        for message in burst.messages:
+            self.deliver(message)
+
     def _numbered(self, position: Position) -> None:
         last = self.position
         if last is not None and position != (last.offset + 1, last.epoch) and not self.told:

@@ -483,7 +483,7 @@ async def test_shared_frame_goes_to_compressed_and_other_sockets(serve: Serve) -
     text = "to all of you, to all of you, to all of you"
 
     for number in range(3):
-        shared = SharedFrame(f"{text} {number}")
+        shared = SharedFrame(f"{text} {number}", "short", f"{text} and more".encode())
         for handler in handlers:
             handler.ws_connection.send(f"{text} and you")
             handler.ws_connection.send_shared(shared)
@@ -491,12 +491,18 @@ async def test_shared_frame_goes_to_compressed_and_other_sockets(serve: Serve) -
     for number in range(3):
         assert (await plain.receive()).payload.decode() == f"{text} and you"
         assert await plain.receive() == Received(1, f"{text} {number}".encode())
+        assert await plain.receive() == Received(1, b"short")
+        assert await plain.receive() == Received(2, f"{text} and more".encode())
         for peer, stream in deflated:
-            own, common = await peer.receive(), await peer.receive()
+            own, common, short, bytes_ = [await peer.receive() for _ in range(4)]
             assert own.compressed
             assert common.compressed
+            assert short == Received(1, b"short")
+            assert bytes_.opcode == 2
+            assert bytes_.compressed
             assert stream.decompress(own.payload + b"\0\0\xff\xff").decode() == f"{text} and you"
             assert stream.decompress(common.payload + b"\0\0\xff\xff").decode() == f"{text} {number}"
+            assert stream.decompress(bytes_.payload + b"\0\0\xff\xff").decode() == f"{text} and more"
 
 
 async def test_send_takes_bytes_and_text_and_is_silent_after_the_end(serve: Serve) -> None:

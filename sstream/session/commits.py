@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -206,11 +206,7 @@ class Commits:
                 text, parts = turn.text, turn.parts
             while True:
                 sid = session.id
-                merged = self._merge(session, parts, changes)
-                new = express.join(merged)
-                # Express knows no limit: what it made too big may be made smaller.
-                if len(new) > self.options.max_size and len(new) >= len(text or b""):
-                    raise self._too_big(session, changes, len(new))
+                new, merged = self.apply(session, changes, text, parts)
                 ttl = self.ttl_of(merged)
                 if ttl <= 0:
                     with self.copies.doubting(sid):
@@ -236,7 +232,6 @@ class Commits:
                 if not retry:
                     return False
                 text, parts = stored, self.split_or_raise(session.id, stored)
-            self.counts.saves += 1
             turn.text, turn.parts = new, merged
             session.rebase(new, merged, changes.keys())
             if original is not None:
@@ -244,12 +239,7 @@ class Commits:
                 original.rebase(new, merged)
         socket: SessionSocket | None = session.owner if original is None else original.owner
         self.copies.end_write(write, new, merged, socket)
-        heard = None
-        changed = frozenset(changes) - {BOOKKEEPING, express.COOKIE}
-        if self.counts.watcher is not None:
-            self.counts.watcher(session.id, changed, "page" if socket is None else "socket", socket)
-        if socket is not None:
-            heard = socket.session_saved(changed)
+        heard = self.tell(session, changes, socket)
         try:
             if USER_ID in changes:
                 await self.index(session)
@@ -258,6 +248,31 @@ class Commits:
             if heard is not None:
                 await heard
         return True
+
+    def tell(
+        self, session: Session, changes: Mapping[str, bytes | None], socket: SessionSocket | None
+    ) -> Awaitable[None] | None:
+        """Count ``changes`` that are stored, and tell the ``socket`` that made them; gives what is to be awaited."""
+        self.counts.saves += 1
+        changed = frozenset(changes) - {BOOKKEEPING, express.COOKIE}
+        if self.counts.watcher is not None:
+            self.counts.watcher(session.id, changed, "page" if socket is None else "socket", socket)
+        return None if socket is None else socket.session_saved(changed)
+
+    def apply(
+        self, session: Session, changes: Mapping[str, bytes | None], text: bytes | None, parts: Mapping[str, bytes]
+    ) -> tuple[bytes, dict[str, bytes]]:
+        """What ``changes`` make of a stored ``text``, whose ``parts`` these are: a text and its parts.
+
+        Raises:
+            SessionError: It would grow too big; every unsaved change is dropped.
+        """
+        merged = self._merge(session, parts, changes)
+        new = express.join(merged)
+        # Express knows no limit: what it made too big may be made smaller.
+        if len(new) > self.options.max_size and len(new) >= len(text or b""):
+            raise self._too_big(session, changes, len(new))
+        return new, merged
 
     def _too_big(self, session: Session, changes: Mapping[str, bytes | None], size: int) -> SessionError:
         session.rollback()

@@ -215,8 +215,17 @@ class Copies:
             for socket in copy.sockets:
                 socket.session_ended(reason)
 
-    def move(self, old: str, new: str) -> None:
-        """A session has moved to another id: its sockets follow."""
+    def move(
+        self,
+        old: str,
+        new: str,
+        stored: tuple[bytes, Mapping[str, bytes]] | None = None,
+        by: SessionSocket | None = None,
+    ) -> None:
+        """A session has moved to another id: its sockets follow.
+
+        If this process moved it, they hear what changed in what was ``stored`` there, except ``by``, who changed it.
+        """
         copy = self._copies.pop(old, None)
         if copy is None:
             return
@@ -230,6 +239,9 @@ class Copies:
             socket.session_moved(new)
             if socket not in target.sockets:
                 target.sockets += (socket,)
+        if stored is not None:
+            self._learn(target, target.generation, *stored, by)
+        # What came between that write and now was reported to nobody.
         self._mark_stale(target)
 
     async def _read(self, copy: Copy) -> None:

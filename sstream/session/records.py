@@ -86,20 +86,30 @@ class Records:
         """A session has moved; its old key is gone."""
         await self._note(sid, {"moved": new})
 
-    async def note_ended(self, sid: str, reason: str) -> None:
-        """A session has ended; its key is gone."""
-        await self._note(sid, {"ended": reason})
+    async def is_moving(self, sid: str, new: str) -> bool:
+        """Is a session about to move to ``new``, by what was noted last?"""
+        text = await self._store.get(_FATE + sid)
+        return text is not None and json.loads(text).get("moving") == new
+
+    async def note_ended(self, sid: str, reason: str) -> str | None:
+        """A session has ended; its key is gone. Gives the id to which it was moving, or had moved before."""
+        before = await self._note(sid, {"ended": reason})
+        return before.get("moving") or before.get("moved")
 
     async def note_ending(self, sid: str, reason: str) -> bool:
         """A session is about to end; ``False``, and nothing noted, where something else was noted of it before."""
         made, _ = await self._store.swap(_FATE + sid, None, json.dumps({"ended": reason}).encode(), _FATE_TTL)
         return made
 
-    async def _note(self, sid: str, fields: Mapping[str, str]) -> None:
+    async def _note(self, sid: str, fields: Mapping[str, str]) -> dict[str, str]:
+        """Note it in place of what was noted before, and give that."""
         text = json.dumps(fields).encode()
+        before: bytes | None = None
         made, stored = await self._store.swap(_FATE + sid, None, text, _FATE_TTL)
         while not made:
-            made, stored = await self._store.swap(_FATE + sid, stored, text, _FATE_TTL)
+            before = stored
+            made, stored = await self._store.swap(_FATE + sid, before, text, _FATE_TTL)
+        return json.loads(before) if before is not None else {}
 
     @asynccontextmanager
     async def moving(self, sid: str, end: float) -> AsyncIterator[None]:

@@ -400,7 +400,14 @@ class Session(MutableMapping[str, Any]):
         if user_id is not None and not is_user_id(user_id):
             raise SessionError(f"user_id={user_id!r}; legal are text, integers and None")
         self.put_own(USER_ID, user_id)
-        await self._keeper.renew(self, empty=False)
+        try:
+            await self._keeper.renew(self, empty=False)
+        except BaseException:
+            # Whoever catches that goes on, and his next save must not log anybody in under the old id.
+            self._values.pop(USER_ID, None)
+            self._assigned -= {USER_ID}
+            self._deleted -= {USER_ID}
+            raise
 
     async def transact(self, change: Callable[["Session"], T | Awaitable[T]]) -> T:
         """Apply ``change(session)`` to the newest stored data and save it as one step; returns what it returned.

@@ -3,6 +3,7 @@
 import asyncio
 import inspect
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
@@ -290,9 +291,11 @@ class Sessions:
         if not removed:
             fate = await self._records.fate(sid)
             return fate.moved_to is not None and await self.end(fate.moved_to, reason)
-        if noted is False:
-            await self._records.note_ended(sid, reason)  # whoever was moving it finds that there is nothing to move
-        self.counts.ended += 1
+        # Whoever was moving it finds that there is nothing to move. Should he have moved it nevertheless, as far as he
+        # knows, it ends there.
+        new = await self._records.note_ended(sid, reason) if noted is False else None
+        if new is None or not await self.end(new, reason):
+            self.counts.ended += 1
         self._copies.end(sid, reason)
         return True
 
@@ -341,9 +344,8 @@ class Sessions:
                 await self._commits.commit(session, changes)
             return
         if session.owner is None or not session.is_in_browser:
-            if changes:
-                await self._commits.commit(session, changes)
-            await self._move(session, self._new_sid())
+            # The changes go along: should the store go away, nobody is logged in under an id that others may know.
+            await self._move(session, self._new_sid(), changes)
             return
         await self._announce(session, changes)
 
@@ -446,11 +448,11 @@ class Sessions:
         announced = announced_move(session.bookkeeping)
         if announced is None or new not in {None, announced[0]}:
             return False
-        await self._move(session, announced[0])
+        await self._move(session, announced[0], {})
         return True
 
-    async def _move(self, session: Session, new: str) -> None:
-        """Move a stored session to the id ``new``; the old one is dead afterwards, everywhere.
+    async def _move(self, session: Session, new: str, changes: Mapping[str, bytes | None]) -> None:
+        """Move a stored session to the id ``new``, with ``changes``; the old one is dead afterwards, everywhere.
 
         It takes no more of the store than compare-and-set of single keys, so it works on a cluster. Should this process
         die in between, the session is whole under one of the two ids.
@@ -462,20 +464,29 @@ class Sessions:
             async with self._records.moving(old, end):
                 text = await self.store.get(self._commits.key_of(old))
                 if text is not None:
-                    await self._move_text(session, text, new, end)
+                    await self._move_text(session, text, new, changes, end)
                     return
             await self._commits.follow(session, old)
             if session.id == new:
                 return
             self._commits.check_time(end)
 
-    async def _move_text(self, session: Session, text: bytes, new: str, end: float) -> None:
+    async def _move_text(
+        self, session: Session, text: bytes, new: str, changes: Mapping[str, bytes | None], end: float
+    ) -> None:
         old = session.id
-        old_key, new_key = self._commits.key_of(old), self._commits.key_of(new)
+        new_key = self._commits.key_of(new)
         placed: bytes | None = None
         while True:
             parts = _without_move(self._commits.split_or_raise(old, text))
             moved = express.join(parts)
+            if changes:
+                moved, parts = self._commits.apply(session, changes, text, parts)
+            ttl = self._commits.ttl_of(parts)
+            if ttl <= 0:
+                await self.end(old, "expired")
+                session.mark_gone()
+                raise SessionGone("this session has lived as long as it may")
             # For a minute only: should this process die now, nobody knows this id, and nothing may live on under it.
             made, stored = await self.store.swap(new_key, placed, moved, _PLACED_TTL)
             if not made:
@@ -484,8 +495,7 @@ class Sessions:
                 continue
             placed = moved
             await self._records.note_moving(old, new)
-            with self._copies.doubting(old):
-                made, stored = await self.store.swap(old_key, text, None, 1)
+            made, stored = await self._remove(old, text, new, end)
             if made:
                 break
             if stored is None:
@@ -498,13 +508,43 @@ class Sessions:
             self._commits.check_time(end)
         # It is there now, whatever becomes of the rest: should the store go away, an error page has its new cookie.
         session.follow(new)
-        session.rebase(moved, parts)
+        session.rebase(moved, parts, changes.keys())
         session.is_in_browser = False
         if (pending := self._handovers.get(old)) is not None and pending is not asyncio.current_task():
             del self._handovers[old]
             pending.cancel()
-        self._copies.move(old, new)
-        ttl = self._commits.ttl_of(parts)
+        self._copies.move(old, new, (moved, parts), session.owner)
+        heard = self._commits.tell(session, changes, session.owner) if changes else None
+        try:
+            await self._settle_at_last(old, new, ttl)
+            await self._commits.index(session)
+        finally:
+            if heard is not None:
+                await heard
+
+    async def _remove(self, old: str, text: bytes, new: str, end: float) -> tuple[bool, bytes | None]:
+        """Remove a session's ``text`` from the id ``old``; gives what `SessionStore.swap` gives.
+
+        An answer that got lost is asked for again, until ``end``. That nothing is there then is our own doing:
+        whoever ends a session of which a move is noted notes that, or ends it at ``new`` too.
+        """
+        key = self._commits.key_of(old)
+        with self._copies.doubting(old):
+            try:
+                return await self.store.swap(key, text, None, 1)
+            except StoreError as error:
+                lost = error
+            try:
+                async with asyncio.timeout_at(None if math.isinf(end) else end):
+                    while True:
+                        await asyncio.sleep(_SETTLE_PAUSE)
+                        with suppress(StoreError):  # told below, if it is so until the end
+                            made, stored = await self.store.swap(key, text, None, 1)
+                            return made or (stored is None and await self._records.is_moving(old, new)), stored
+            except TimeoutError:
+                raise lost from None
+
+    async def _settle_at_last(self, old: str, new: str, ttl: int) -> None:
         try:
             await self._settle(old, new, ttl)
         except (StoreError, asyncio.CancelledError):
@@ -512,7 +552,6 @@ class Sessions:
             self._settling.add(task)
             task.add_done_callback(self._settling.discard)
             raise
-        await self._commits.index(session)
 
     async def _settle(self, old: str, new: str, ttl: int) -> None:
         """Let everybody find a session that has moved, and let it live for longer than it takes to move."""

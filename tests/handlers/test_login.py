@@ -4,7 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 from sstream import load_session, rpc
-from sstream.testing import StoreProbe, eventually
+from sstream.session.redis import RedisStore
+from sstream.testing import Fault, FaultProxy, StoreProbe, eventually
 
 from .live import ENDED, Live, ServeLive, login_ticket, stored
 
@@ -221,5 +222,30 @@ async def test_a_page_that_hears_no_more_of_the_store_after_the_move_still_bring
     store.heal()
 
     assert page.status == 503
+    assert (await browser.get("/look")).json == {"cart": {"tea": 1}, "userId": "fred"}
+    assert await socket.call("cart.add", "tea") == {"tea": 2}
+
+
+async def test_a_page_login_whose_last_answer_is_lost_with_the_connection_succeeds(
+    proxy: FaultProxy, serve_live: ServeLive, expect_log: Callable[..., Any]
+) -> None:
+    expect_log("Redis (cannot be reached|is back)", logger="sstream.session", required=False)
+    store = StoreProbe(RedisStore(proxy.url))
+    site = await serve_live(store)
+    browser = site.browser()
+    await browser.get("/tea")
+    socket = await browser.connect()
+    assert await socket.call("cart.show") == {"cart": {"tea": 1}}
+    old = browser.sid
+
+    async def cut_reply() -> None:
+        proxy.on("EVALSHA", Fault.CUT_REPLY)
+
+    store.race("swap", cut_reply, key=f"sess:{old}")  # what removes the old id
+
+    page = await browser.get("/login?name=fred")
+
+    assert (page.status, page.cookies != []) == (200, True)
+    assert browser.sid != old
     assert (await browser.get("/look")).json == {"cart": {"tea": 1}, "userId": "fred"}
     assert await socket.call("cart.add", "tea") == {"tea": 2}

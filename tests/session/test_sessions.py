@@ -1,6 +1,7 @@
 """All sessions of an application, on one process and on two, in memory and in Redis."""
 
 import asyncio
+import contextlib
 import json
 import logging
 
@@ -832,6 +833,162 @@ async def test_a_renewal_that_fails_leaves_a_whole_session_under_one_of_the_ids(
             for copy in alive:
                 await there.end(copy.id)
             probe.asked.clear()
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "behind"])
+@pytest.mark.parametrize("place", ["sess:", "sstream:fate:", "sstream:moving:", "sstream:user:"])
+async def test_a_login_that_loses_the_store_leaves_nobody_logged_in_under_the_old_id(
+    start_process, there, place, after
+):
+    async def nothing() -> None: ...
+
+    async def lose_store() -> None:
+        here.store.fail("get", "swap", "delete", "touch")
+        here.store.fail("swap", after=True)
+
+    for earlier in range(3):
+        here = await start_process(deadline=0.05)
+        session = await here.create({"a": 1})
+        old = session.id
+        for _ in range(earlier):
+            here.store.race("swap", nothing, key=place, after=after)
+        here.store.race("swap", lose_store, key=place, after=after)
+
+        with contextlib.suppress(StoreError):
+            await session.set_user_id("fred")
+        here.store.heal()
+        if session.id == old:
+            session["b"] = 2  # whoever caught the error goes on
+            with contextlib.suppress(SessionGone):
+                await session.save()
+
+        under_old = await there.get(old)
+        assert under_old is None or (dict(under_old), under_old.user_id) == ({"a": 1, "b": 2}, None)
+
+
+async def test_a_page_that_logs_in_writes_its_other_changes_along(here, there):
+    session = await here.create({"a": 1, "b": 1})
+    other = await there.get(session.id)
+    other["c"] = 3
+    session["a"] = 2
+    del session["b"]
+    await other.save()
+    saves = here.counts.saves
+
+    await session.set_user_id("fred")
+
+    assert dict(await there.get(session.id)) == dict(session) == {"a": 2, "c": 3, "userId": "fred"}
+    assert not session.is_modified()
+    assert here.counts.saves == saves + 1
+
+
+async def test_a_login_that_makes_the_session_too_big_leaves_it_as_it_was(start_process):
+    here = await start_process(max_size=300)
+    session = await here.create({"a": 1})
+    old = session.id
+
+    with pytest.raises(SessionError, match="'userId' makes the session"):
+        await session.set_user_id("x" * 300)
+
+    assert session.id == old
+    assert dict(await here.get(old)) == {"a": 1}
+
+
+async def test_a_login_at_the_end_of_the_whole_life_ends_the_session(start_process, clock):
+    here = await start_process(max_age=1000, absolute_max_age=3000)
+    session = await here.create({"a": 1})
+    await here.store.touch(f"sess:{session.id}", 5000)
+    clock.turn(3100)
+
+    with pytest.raises(SessionGone):
+        await session.set_user_id("fred")
+
+    assert await text_of(here, session) is None
+
+
+@pytest.mark.parametrize("times", [1, 2])
+async def test_a_lost_answer_of_the_step_that_removes_the_old_id_loses_no_session(here, there, open_socket, times):
+    session = await here.create({"a": 1})
+    old = session.id
+    tab = await open_socket(there, old)
+    here.store.fail("swap", key=f"sess:{old}", after=True, times=times)
+
+    await session.set_user_id("fred")
+
+    assert session.id != old
+    assert await text_of(there, old) is None
+    assert dict(await there.get(session.id)) == {"a": 1, "userId": "fred"}
+    assert await ttl_of(there, session) > 60
+    await eventually(lambda: tab.session.id == session.id, "the other tab has not followed")
+    assert tab.ended == []
+
+
+async def test_a_removal_of_the_old_id_that_never_came_to_the_store_is_made_again(here, there):
+    session = await here.create({"a": 1})
+    old = session.id
+    here.store.fail("swap", key=f"sess:{old}", times=1)
+
+    await session.renew_id()
+
+    assert await text_of(there, old) is None
+    assert dict(await there.get(session.id)) == {"a": 1}
+
+
+async def test_what_others_write_before_a_removal_is_made_again_is_not_lost(here, there):
+    session = await here.create({"a": 1})
+    old = session.id
+    other = await there.get(old)
+    other["b"] = 2
+    here.store.race("swap", other.save, key=f"sess:{old}")
+    here.store.fail("swap", key=f"sess:{old}", times=1)
+
+    await session.set_user_id("fred")
+
+    assert await text_of(there, old) is None
+    assert dict(await there.get(session.id)) == dict(session) == {"a": 1, "b": 2, "userId": "fred"}
+
+
+async def test_a_logout_before_a_removal_is_made_again_wins(here, there):
+    session = await here.create({"a": 1})
+    old = session.id
+    here.store.race("swap", lambda: there.end(old, "logout"), key=f"sess:{old}")
+    here.store.fail("swap", key=f"sess:{old}", times=1)
+
+    with pytest.raises(SessionGone):
+        await session.set_user_id("fred")
+
+    keys = {key for _, key in here.store.asked if key.startswith("sess:")}
+    assert len(keys) == 2
+    assert [await there.store.get(key) for key in keys] == [None, None]
+
+
+async def test_a_logout_that_is_only_half_done_when_the_removal_is_made_again_wins(here, there):
+    session = await here.create({"a": 1})
+    old = session.id
+    holds = []
+
+    async def hold_note() -> None:
+        holds.append(there.store.hold("swap", "sstream:fate:"))
+
+    async def log_out() -> None:
+        there.store.race("delete", hold_note, key=f"sess:{old}", after=True)
+        endings.append(asyncio.ensure_future(there.end(old, "logout")))
+        await eventually(lambda: holds, "the old id is not removed yet")
+        await holds[0].wait()
+
+    endings = []
+    here.store.race("swap", log_out, key=f"sess:{old}")
+    here.store.fail("swap", key=f"sess:{old}", times=1)
+
+    await session.set_user_id(
+        "fred"
+    )  # it finds nothing, and a move that is noted: its own doing, as far as it can know
+    holds[0].release()
+
+    assert await endings[0] is True
+    assert await text_of(here, old) is None
+    assert await text_of(here, session) is None
+    assert there.counts.ended == 1
 
 
 # --- users ------------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import pytest
 
 from sstream import StoreError
 from sstream.testing import eventually
+from tests.lasting import Lasting
 
 KEY = "sess:AbC-dEf_0123"
 MARKER = "sess:marker"
@@ -126,13 +127,14 @@ class StoreContract:
 
     async def test_a_key_that_is_no_text_hurts_its_own_call_alone(self, new_store):
         store = await new_store()
+        a_minute = Lasting(60)
         await store.swap(KEY, None, b"text", 60)
 
         results = await asyncio.gather(
             store.get(KEY), store.get("sess:\ud800"), store.ttl(KEY), store.get(KEY), return_exceptions=True
         )
 
-        assert [results[0], results[2], results[3]] == [b"text", 60, b"text"]
+        assert [results[0], results[2], results[3]] == [b"text", a_minute, b"text"]
         assert results[1] is None or isinstance(results[1], StoreError)
 
     async def test_of_many_swaps_from_one_text_exactly_one_is_made(self, new_store):
@@ -205,20 +207,22 @@ class StoreContract:
 
     async def test_a_swap_gives_a_lifetime(self, new_store):
         store = await new_store()
+        a_minute, a_month = Lasting(60), Lasting(30 * 86400)
 
         await store.swap(KEY, None, b"one", 60)
-        assert await store.ttl(KEY) == 60
+        assert await store.ttl(KEY) == a_minute
 
         await store.swap(KEY, b"one", b"two", 30 * 86400)
-        assert await store.ttl(KEY) == 30 * 86400
+        assert await store.ttl(KEY) == a_month
 
     async def test_a_swap_that_is_not_made_leaves_the_lifetime(self, new_store):
         store = await new_store()
+        a_minute = Lasting(60)
         await store.swap(KEY, None, b"one", 60)
 
         await store.swap(KEY, b"other", b"two", 6000)
 
-        assert await store.ttl(KEY) == 60
+        assert await store.ttl(KEY) == a_minute
 
     async def test_an_unknown_key_has_no_lifetime(self, new_store):
         store = await new_store()
@@ -228,12 +232,13 @@ class StoreContract:
     async def test_touch_gives_another_lifetime_and_leaves_the_text(self, new_store):
         store = await new_store()
         await store.swap(KEY, None, b"text", 60)
+        long, short = Lasting(6000), Lasting(600)
 
         await store.touch(KEY, 6000)
         longer = await store.ttl(KEY)
-        await store.touch(KEY, 5)
+        await store.touch(KEY, 600)
 
-        assert (longer, await store.ttl(KEY), await store.get(KEY)) == (6000, 5, b"text")
+        assert (longer, await store.ttl(KEY), await store.get(KEY)) == (long, short, b"text")
 
     async def test_touching_an_unknown_key_does_nothing(self, new_store):
         store = await new_store()

@@ -9,6 +9,7 @@ from sstream.session import records as records_module
 from sstream.session.options import SessionOptions
 from sstream.session.records import Fate, Records, Ticket
 from sstream.testing import StoreProbe
+from tests.lasting import Lasting
 
 SID, NEW = "AbC-dEf_0123", "XyZ-dEf_0123"
 
@@ -42,6 +43,7 @@ async def test_a_session_of_which_nothing_is_known_has_expired(start):
 
 async def test_a_fate_is_known_to_every_process_for_a_minute(start):
     here, there = start(), start()
+    a_minute = Lasting(60)
 
     await here.note_ended(SID, "banned")
     await here.note_moved("another", NEW)
@@ -49,7 +51,7 @@ async def test_a_fate_is_known_to_every_process_for_a_minute(start):
     assert await there.fate(SID) == Fate(reason="banned")
     assert await there.fate("another") == Fate(moved_to=NEW)
     keys = {key for _, key in here.store.asked}
-    assert [await here.store.ttl(key) for key in keys] == [60, 60]
+    assert [await here.store.ttl(key) for key in keys] == [a_minute, a_minute]
 
 
 async def test_an_end_that_is_about_to_come_changes_no_fate_that_is_known(start):
@@ -130,6 +132,7 @@ async def test_a_ticket_is_good_on_every_process_until_it_is_used(start):
 
 async def test_a_ticket_lives_as_long_as_the_grace_time_and_its_text_stands_nowhere(start):
     here = start(renew_grace=20)
+    grace = Lasting(20)
 
     text = await here.issue(Ticket(SID, NEW))
 
@@ -137,7 +140,7 @@ async def test_a_ticket_lives_as_long_as_the_grace_time_and_its_text_stands_nowh
     assert key.startswith("sstream:ticket:")
     assert text not in key
     assert text.encode() not in await here.store.get(key)
-    assert await here.store.ttl(key) == 20
+    assert await here.store.ttl(key) == grace
     assert len(text) == 32
 
 
@@ -164,11 +167,12 @@ async def test_a_process_notes_a_session_once_in_half_of_its_idle_time(start, cl
     await here.add_session("fred", SID)
     unasked = len(here.store.asked) == asked
     clock.turn(20)
+    lasting = Lasting(2000)
     await here.add_session("fred", SID)
 
     assert unasked
     assert len(here.store.asked) > asked
-    assert await here.store.ttl("sstream:user:fred") == 2000
+    assert await here.store.ttl("sstream:user:fred") == lasting
 
 
 async def test_a_process_remembers_so_many_sessions_and_no_more(start, monkeypatch):

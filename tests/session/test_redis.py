@@ -13,6 +13,7 @@ import redis.asyncio as aioredis
 
 from sstream import ConfigurationError, RedisStore, SessionStore, StoreError
 from sstream.testing import Fault, FaultProxy, RedisServer, eventually, within
+from tests.lasting import Lasting
 
 from .contract import KEY, StoreContract, listen
 
@@ -134,13 +135,14 @@ class TestRedisStore(StoreContract):
 
 async def test_a_text_stands_in_redis_as_connect_redis_puts_it_there(redis_url, open_store):
     store = open_store(redis_url)
+    a_minute = Lasting(60)
     await store.swap(KEY, None, b'{"cookie":{}}', 60)
 
     async with client_of(redis_url) as client:
         assert await client.keys("*") == [KEY.encode()]
         assert await client.type(KEY) == b"string"
         assert await client.get(KEY) == b'{"cookie":{}}'
-        assert await client.ttl(KEY) == 60
+        assert await client.ttl(KEY) == a_minute
 
 
 @pytest.mark.parametrize(
@@ -239,8 +241,9 @@ async def test_a_text_that_somebody_stored_without_an_end_has_a_long_life(redis_
         await client.set(KEY, "text")
 
     assert await store.ttl(KEY) > 30 * 86400
+    a_minute = Lasting(60)
     assert await store.swap(KEY, b"text", b"new", 60) == (True, b"new")
-    assert await store.ttl(KEY) == 60
+    assert await store.ttl(KEY) == a_minute
 
 
 # --- errors of Redis --------------------------------------------------------------------------------------------------
@@ -254,10 +257,11 @@ async def test_scripts_that_redis_has_forgotten_are_sent_again(redis_url, open_s
 
         results = await asyncio.gather(*(store.swap(f"sess:{n}", None, b"text", 60) for n in range(50)))
         await client.script_flush()
+        lasting = Lasting(90)
         await store.touch(KEY, 90)
 
     assert results == [(True, b"text")] * 50
-    assert await store.ttl(KEY) == 90
+    assert await store.ttl(KEY) == lasting
 
 
 async def test_a_key_of_the_wrong_type_is_one_clear_error_and_can_be_deleted(redis_url, open_store):
@@ -286,8 +290,9 @@ async def test_a_full_redis_refuses_writes_and_still_reads_touches_and_deletes(s
         with pytest.raises(StoreError, match="OOM"):
             await store.swap(KEY, b"text", b"other", 60)
         assert await store.get(KEY) == b"text"
+        lasting = Lasting(90)
         await store.touch(KEY, 90)
-        assert await store.ttl(KEY) == 90
+        assert await store.ttl(KEY) == lasting
         assert await store.delete(KEY) is True
 
         await client.config_set("maxmemory", "0")
@@ -743,8 +748,9 @@ async def use_everything(store) -> None:
         await store.swap(key, None, b"one", 60)
         await store.swap(key, b"one", b"two", 60)
         await store.get(key)
+        lasting = Lasting(90)
         await store.touch(key, 90)
-        assert await store.ttl(key) == 90
+        assert await store.ttl(key) == lasting
         await store.delete(key)
     assert heard == []
 

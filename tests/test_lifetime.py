@@ -24,6 +24,7 @@ from sstream import (
     rpc,
 )
 from sstream.testing import Browser, Closed, Page, Site, Socket, SocketClosed, StoreProbe, eventually, serve
+from tests.lasting import Lasting
 
 SECRET = "a test's own secret"
 ENDED = Closed(4401, "session ended")
@@ -138,11 +139,15 @@ def expires(page: Page) -> float:
 async def test_a_session_left_alone_expires_and_its_open_sockets_hear_so(
     store: StoreProbe, serve_live: ServeLive
 ) -> None:
-    site = await serve_live(store, max_age=1)
+    whole = Lasting(1000)
+    site = await serve_live(store, max_age=1000)
     browser = site.browser()
     await browser.get("/put")
     old = browser.sid
     sockets = [await browser.connect(), await browser.connect()]
+    assert await ttl(store, browser) == whole
+
+    await store.store.touch(f"sess:{old}", 1)  # as if it had been left alone until now
 
     for socket in sockets:
         assert await socket.receive("ended") == ["expired"]
@@ -156,22 +161,24 @@ async def test_a_session_left_alone_expires_and_its_open_sockets_hear_so(
 async def test_calls_of_a_socket_are_activity_and_the_clients_heartbeat_is_not(
     store: StoreProbe, serve_live: ServeLive
 ) -> None:
-    site = await serve_live(store, max_age=2)
+    site = await serve_live(store, max_age=20)  # a touch in 0.2 s at most
     browser = site.browser()
     await browser.get("/put")
     socket = await browser.connect()
     store.asked.clear()
     clock = asyncio.get_running_loop()
 
-    heartbeat_until = clock.time() + 0.1
-    while clock.time() < heartbeat_until:
+    until = clock.time() + 0.3
+    while clock.time() < until:
         await _ping(socket)
     by_heartbeat = [operation for operation, _ in store.asked]
-    active_until = clock.time() + 2.2
-    while clock.time() < active_until:
-        await socket.call("add", 1, 1)
 
-    assert "touch" not in by_heartbeat
+    async def touched() -> bool:
+        await socket.call("add", 1, 1)
+        return bool(store.asked)
+
+    await eventually(touched, "no call has touched the session")
+    assert by_heartbeat == []
     assert {operation for operation, _ in store.asked} == {"touch"}
     assert (await browser.get("/look")).json == {"put": 1}
     assert not socket.is_closed
@@ -197,15 +204,16 @@ async def test_touches_of_a_socket_are_throttled(store: StoreProbe, serve_live: 
 
 
 async def test_a_touch_by_a_socket_gives_the_whole_idle_time_again(store: StoreProbe, serve_live: ServeLive) -> None:
-    site = await serve_live(store, max_age=10)
+    site = await serve_live(store, max_age=40)
     browser = site.browser()
     await browser.get("/put")
     socket = await browser.connect()
-    await store.store.touch(f"sess:{browser.sid}", 3)
+    await store.store.touch(f"sess:{browser.sid}", 20)
 
     async def touched() -> bool:
+        whole = Lasting(40)
         await socket.call("add", 1, 1)
-        return (await ttl(store, browser) or 0) > 8
+        return await ttl(store, browser) == whole
 
     assert await eventually(touched, "no call has touched the session")
 
@@ -224,7 +232,7 @@ async def test_an_anonymous_sockets_calls_touch_nothing(store: StoreProbe, serve
 
 
 async def test_a_touch_that_meets_an_ended_session_revives_nothing(store: StoreProbe, serve_live: ServeLive) -> None:
-    site = await serve_live(store, max_age=1)
+    site = await serve_live(store, max_age=20)
     browser = site.browser()
     await browser.get("/put")
     socket = await browser.connect()
@@ -272,6 +280,7 @@ async def test_a_sessions_own_lifetime_holds_in_the_store_and_in_the_cookie(
     site = await serve_live(store, max_age=100)
     browser = site.browser()
     await browser.get("/put")
+    default, its_own = Lasting(100), Lasting(5000)
 
     page = await browser.get("/keep?seconds=5000")
     kept = await ttl(store, browser)
@@ -282,8 +291,9 @@ async def test_a_sessions_own_lifetime_holds_in_the_store_and_in_the_cookie(
     given_back = await ttl(store, browser)
 
     assert 4990 < expires(page) <= 5001
-    assert kept == after_a_read == 5000
-    assert given_back == 100
+    assert kept == its_own
+    assert after_a_read == its_own
+    assert given_back == default
 
 
 async def test_a_lifetime_given_by_a_socket_holds_and_the_next_page_brings_its_cookie(
@@ -293,11 +303,12 @@ async def test_a_lifetime_given_by_a_socket_holds_and_the_next_page_brings_its_c
     browser = site.browser()
     await browser.get("/put")
     socket = await browser.connect()
+    its_own = Lasting(5000)
 
     await socket.call("keep", 5000)
     page = await browser.get("/look")
 
-    assert await ttl(store, browser) == 5000
+    assert await ttl(store, browser) == its_own
     assert 4990 < expires(page) <= 5001
 
 
@@ -324,15 +335,25 @@ async def test_a_lifetime_given_before_the_first_flush_is_in_the_cookie(
     site = await serve_live(store, max_age=100)
     browser = site.browser()
     await browser.get("/put")
+    its_own = Lasting(5000)
 
     page = await browser.get("/stream?seconds=5000")
 
     assert page.text == "one two"
     assert 4990 < expires(page) <= 5001
-    assert await ttl(store, browser) == 5000
+    assert await ttl(store, browser) == its_own
 
 
 # --- the whole life ---------------------------------------------------------------------------------------------------
+
+
+async def make_older(store: StoreProbe, browser: Browser, seconds: int) -> None:
+    """Let a browser's session be so much older than it is; the store would keep it."""
+    text = await store.store.get(f"sess:{browser.sid}")
+    assert text is not None
+    aged = json.loads(text)
+    aged["_sstream"]["born"] -= seconds
+    await store.store.swap(f"sess:{browser.sid}", text, json.dumps(aged).encode(), 500)
 
 
 async def test_the_whole_life_is_bounded_whatever_the_activity(
@@ -340,11 +361,12 @@ async def test_the_whole_life_is_bounded_whatever_the_activity(
 ) -> None:
     # Of a page during which the life ended.
     expect_log(r"409 GET /put .*: this session has lived as long as it may", required=False)
-    site = await serve_live(store, max_age=100, absolute_max_age=2)
+    site = await serve_live(store, max_age=100, absolute_max_age=500)
     browser = site.browser()
     await browser.get("/put")
     old = browser.sid
     socket = await browser.connect()
+    await make_older(store, browser, 499)
 
     async def ended() -> bool:
         await browser.get("/look")
@@ -360,11 +382,7 @@ async def test_the_whole_life_is_not_begun_anew_by_a_new_id(store: StoreProbe, s
     site = await serve_live(store, max_age=1000, absolute_max_age=500)
     browser = site.browser()
     await browser.get("/put")
-    text = await store.store.get(f"sess:{browser.sid}")
-    assert text is not None
-    aged = json.loads(text)
-    aged["_sstream"]["born"] -= 400
-    await store.store.swap(f"sess:{browser.sid}", text, json.dumps(aged).encode(), 500)
+    await make_older(store, browser, 400)
 
     await browser.get("/login?name=fred")
     after_login = await ttl(store, browser)
@@ -381,10 +399,11 @@ async def test_the_whole_life_is_not_begun_anew_by_a_new_id(store: StoreProbe, s
 async def test_an_idle_time_shorter_than_what_is_left_of_life_holds(store: StoreProbe, serve_live: ServeLive) -> None:
     site = await serve_live(store, max_age=100, absolute_max_age=5000)
     browser = site.browser()
+    idle = Lasting(100)
 
     await browser.get("/put")
 
-    assert await ttl(store, browser) == 100
+    assert await ttl(store, browser) == idle
 
 
 # --- ends that nobody asked for ---------------------------------------------------------------------------------------

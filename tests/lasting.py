@@ -8,8 +8,8 @@ __all__ = ["Lasting"]
 class Lasting:
     """Equal to what may be left of ``seconds`` that began after this was made, and not before.
 
-    ``lasting = Lasting(60)``, then the write, then ``assert await store.ttl(key) == lasting``: that is 60, or as much less
-    as has passed meanwhile. Stores tell whole seconds, up to half a one too few.
+    ``lasting = Lasting(60)``, then the write, then ``assert await store.ttl(key) == lasting``: that is 60, or as much
+    less as has passed meanwhile. Stores tell whole seconds, up to half a one too few.
     """
 
     def __init__(self, seconds: float) -> None:

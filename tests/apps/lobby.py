@@ -1,4 +1,4 @@
-"""An application whose channel ``lobby`` keeps presence, with short times; for ``python -m sstream run``."""
+"""An application whose channel ``lobby`` keeps presence, looked after often; for ``python -m sstream run``."""
 
 import os
 from typing import Any
@@ -18,7 +18,8 @@ from sstream import (
 
 __all__ = ["TIMES", "make_app"]
 
-TIMES = PresenceOptions(ttl=1.5, heartbeat=0.3, grace=1.5)
+# Longer than any machine stands still; a test makes older who shall be away for too long.
+TIMES = PresenceOptions(ttl=3600.0, heartbeat=0.1, grace=60.0)
 
 
 class Login(SessionMixin, tornado.web.RequestHandler):

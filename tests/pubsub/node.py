@@ -2,7 +2,7 @@
 
 ``listen CHANNEL SOCKETS``: binds that many sockets, writes ``ready``, and when the event ``end`` comes with the number
 of events of each publisher, whether every socket got all of them in order.
-``attend CHANNEL USER ...``: puts users on the channel's list, with short times, writes ``ready`` and stays.
+``attend CHANNEL USER ...``: puts users on the channel's list, says it again and again, writes ``ready`` and stays.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ async def attend(url: str, channel: str, *users: str) -> None:
     broker = RedisBroker(url, deadline=20.0)
     hub = Hub(broker, channel_options=with_history)
     await hub.start()
-    presence = Presence(broker, hub, PresenceOptions(ttl=2.0, heartbeat=0.2, grace=0.3))
+    presence = Presence(broker, hub, PresenceOptions(ttl=3600.0, heartbeat=0.05))
     await presence.start()
     inbox = Inbox()
     await hub.bind(inbox, f"channel:{channel}")

@@ -3,11 +3,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import redis.asyncio as aioredis
 
 from sstream.errors import BrokerError, ConfigurationError
 from sstream.pubsub import Hub, MemoryBroker, Presence, PresenceOptions, Present, RedisBroker
-from sstream.testing import Process
+from sstream.testing import Clock, Process, eventually as wait_until
 
+from .ageing import age, stays
 from .listening import Inbox, eventually, with_history
 
 HERE = "channel:here"
@@ -94,17 +96,22 @@ async def test_leaving_takes_the_socket_off(node):
     await node.sees(("joined", "42"), ("left", "42"))
 
 
-async def test_reconnect_within_the_grace_time_is_not_noticed(node):
-    for _ in range(10):
-        inbox = Inbox()
-        await node.presence.enter(inbox, "here", "42")
-        node.presence.drop(inbox)
-    await node.presence.enter(Inbox(), "here", "42")
-    other = Inbox("other")
-    await node.presence.enter(other, "here", "7")
-    node.presence.drop(other)  # a marker: its grace time ends last
+async def test_reconnect_within_the_grace_time_is_not_noticed():
+    clock = Clock(0.0)
+    async with Node(MemoryBroker(clock=clock), heartbeat=0.01, grace=30) as node:
+        for _ in range(10):
+            inbox = Inbox()
+            await node.presence.enter(inbox, "here", "42")
+            node.presence.drop(inbox)
+        await node.presence.enter(Inbox(), "here", "42")
+        other = Inbox("other")
+        await node.presence.enter(other, "here", "7")
+        node.presence.drop(other)  # a marker: its grace time ends last
+        await node.presence._rounds.finish()
 
-    await node.sees(("joined", "42"), ("joined", "7"), ("left", "7"))
+        clock.turn(31)
+
+        await node.sees(("joined", "42"), ("joined", "7"), ("left", "7"))
 
 
 async def test_socket_that_changes_its_user_leaves_the_former(node):
@@ -168,7 +175,7 @@ async def test_heartbeat_keeps_those_who_stay(expect_log):
             await super().enter(*arguments)
 
     expect_log("a heartbeat failed")
-    async with Node(Counting(), ttl=0.5, heartbeat=0.02) as node:
+    async with Node(Counting(), heartbeat=0.02) as node:
         await node.presence.enter(Inbox(), "here", "42")
         until = node.broker._attendances[HERE].until["42"][node.presence._node]
 
@@ -219,8 +226,9 @@ async def test_user_on_two_nodes(redis_url):
 
 async def test_reconnect_storm_between_nodes_makes_no_flicker(redis_url):
     async with (
-        Node(RedisBroker(redis_url, deadline=20.0), grace=1) as one,
-        Node(RedisBroker(redis_url, deadline=20.0), grace=1) as two,
+        Node(RedisBroker(redis_url, deadline=20.0), heartbeat=0.05, grace=60) as one,
+        Node(RedisBroker(redis_url, deadline=20.0), heartbeat=0.05, grace=60) as two,
+        aioredis.Redis.from_url(redis_url) as client,
     ):
         users = [str(number) for number in range(100)]
         inboxes = [Inbox(user) for user in users]
@@ -234,21 +242,36 @@ async def test_reconnect_storm_between_nodes_makes_no_flicker(redis_url):
         marker = Inbox("marker")
         await one.presence.enter(marker, "here", "marker")
         one.presence.drop(marker)
+        await one.presence._rounds.finish()
+        await two.presence._rounds.finish()
+
+        await age(client, "here", 61)  # whoever is away by now has been away for too long
 
         await two.onlooker.gets_event("left")
 
         assert sorted(two.seen) == sorted([("joined", user) for user in [*users, "marker"]] + [("left", "marker")])
 
 
+async def is_renewed(client, user):
+    return max(await stays(client, "here", user)) > FOR_EVER / 2
+
+
 async def test_killed_process_loses_its_users_and_no_others(redis_url):
     command = (sys.executable, "-m", "tests.pubsub.node", redis_url, "attend", "here", "42", "7")
-    async with Node(RedisBroker(redis_url, deadline=20.0), ttl=2.0, heartbeat=0.2) as node:
+    async with (
+        Node(RedisBroker(redis_url, deadline=20.0), heartbeat=0.05) as node,
+        aioredis.Redis.from_url(redis_url) as client,
+    ):
         with Process(*command, cwd=ROOT) as process:
             await asyncio.to_thread(process.wait_for, "ready")
             await node.presence.enter(Inbox(), "here", "7")
             await node.onlooker.gets_event("joined", 2)
 
             process.kill()
+            # Twice two thirds of its time: who is alive says so in between.
+            await age(client, "here", FOR_EVER * 2 / 3)
+            await wait_until(lambda: is_renewed(client, "7"), "nobody says that 7 is there")
+            await age(client, "here", FOR_EVER * 2 / 3)
             await node.onlooker.gets_event("left")
 
         assert [user for event, user in node.seen if event == "left"] == ["42"]

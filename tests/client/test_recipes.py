@@ -12,6 +12,8 @@ from sstream.testing import ToolMissing
 
 from .test_client import CLIENT, run
 
+expect.set_options(timeout=20_000)  # milliseconds; only a failure meets it
+
 PAGE = Path(__file__).parents[2] / "docs" / "how-to-browser.md"
 RECIPES = dict(
     zip(

@@ -32,12 +32,14 @@ class Script:
 class _Command:
     __slots__ = ("end", "payload", "reply", "script", "words")
 
-    def __init__(self, words: tuple[Argument, ...], script: Script | None, reply: "asyncio.Future[Any]") -> None:
+    def __init__(
+        self, words: tuple[Argument, ...], script: Script | None, reply: "asyncio.Future[Any]", end: float
+    ) -> None:
         self.words = words
         self.script = script
         self.payload = pack(*words)
         self.reply = reply
-        self.end = math.inf  # of its time, by the clock of the loop
+        self.end = end  # of its time, by the clock of the loop
 
     def make_whole(self, script: Script) -> None:
         """Carry the script itself, for a Redis that does not know its name."""
@@ -92,6 +94,7 @@ class Pipe:
         self._on_connected = on_connected
         self._on_lost = on_lost
         self._fresh: list[_Command] = []  # asked for in this turn of the loop
+        self._end = math.inf  # of their time
         self._queue: deque[_Command] = deque()  # not sent yet
         self._sent: deque[_Command] = deque()  # and not answered yet
         self._unknown: list[_Command] = []  # answered: the script is not known; they go before the queue
@@ -158,27 +161,26 @@ class Pipe:
     def _ask(self, words: tuple[Argument, ...], script: Script | None) -> "asyncio.Future[Any]":
         if self._closed:
             raise self._error("Redis: it was closed")
-        if len(self._sent) + len(self._queue) + len(self._fresh) >= self._most:
+        fresh = self._fresh
+        if len(self._sent) + len(self._queue) + len(fresh) >= self._most:
             raise self._error(f"{self._most} commands wait for Redis already")
         loop = asyncio.get_running_loop()
+        if not fresh and self._deadline is not None:
+            self._end = loop.time() + self._deadline
+        reply = loop.create_future()
         try:
-            command = _Command(words, script, loop.create_future())
+            command = _Command(words, script, reply, self._end)
         except (ValueError, TypeError, OverflowError) as error:
             raise self._error(f"{words[0]!r} cannot be sent to Redis: {error}") from error
-        if not self._fresh:
+        if not fresh:
             loop.call_soon(self._flush)
-        self._fresh.append(command)
-        return command.reply
+        fresh.append(command)
+        return reply
 
     def _flush(self) -> None:
         fresh, self._fresh = self._fresh, []
-        if self._deadline is not None and fresh:
-            loop = asyncio.get_running_loop()
-            end = loop.time() + self._deadline
-            for command in fresh:
-                command.end = end
-            if self._timer is None:
-                self._timer = loop.call_at(end, self._expire)
+        if self._timer is None and fresh and self._deadline is not None:
+            self._timer = asyncio.get_running_loop().call_at(self._end, self._expire)
         self._queue.extend(fresh)
         self._write()
 

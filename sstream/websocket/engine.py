@@ -24,10 +24,22 @@ _SECONDS_PER_COMPLAINT = 1.0
 class Engine:
     """One for each event loop; get it by `Engine.of`."""
 
-    __slots__ = ("_complained", "_context", "_dirty", "_is_due", "_pulses", "_unsaid", "done", "loop")
+    __slots__ = (
+        "_complained",
+        "_context",
+        "_dirty",
+        "_is_due",
+        "_pulses",
+        "_unsaid",
+        "done",
+        "loop",
+        "may_drop_readers",
+    )
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
+        # Does it forget who reads a socket without being told so? asyncio's own never does.
+        self.may_drop_readers = not isinstance(loop, asyncio.SelectorEventLoop)
         # The future of every message that needs no waiting for: Tornado makes a task for each.
         self.done: asyncio.Future[None] = loop.create_future()
         self.done.set_result(None)

@@ -4,6 +4,9 @@ import asyncio
 import contextvars
 import gc
 import json
+import os
+import socket
+import struct
 import weakref
 import zlib
 from typing import Any
@@ -222,6 +225,26 @@ async def test_client_vanishes(serve: Serve) -> None:
     assert Handler.last.closed == [(None, None)]
     with pytest.raises(WebSocketClosedError):
         Handler.last.write_message("too late")
+
+
+@pytest.mark.parametrize("wire", ["socket", "stream"], indirect=True)
+@pytest.mark.parametrize(
+    "last", [b"", frame(1, b"hello")[:4], frame(1, b"hello"), frame(2, b"x" * 60_000) * 4], ids=len
+)
+async def test_client_resets_the_connection_right_behind_its_last_bytes(serve: Serve, last: bytes) -> None:
+    class Mute(Handler):
+        def on_message(self, message: str | bytes) -> None:
+            pass
+
+    peer = await (await serve(Mute)).connect()
+    raw = socket.socket(fileno=os.dup(peer.writer.get_extra_info("socket").fileno()))
+    await peer.abort()  # of what is two here, the one goes
+
+    with raw:
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        raw.send(last)
+
+    await until(lambda: Mute.last.closed == [(None, None)])
 
 
 async def test_client_vanishes_during_a_coroutine(serve: Serve) -> None:

@@ -6,9 +6,11 @@ from sstream.backend.connection import Backoff, Refusal, pack
 from sstream.backend.connector import Connector
 from sstream.testing import eventually
 
+PATIENCE = 20.0  # seconds; only a failure meets it
+
 
 async def test_answers_come_as_they_are(redis_url):
-    connection = await Connector(redis_url, timeout=1.0).open()
+    connection = await Connector(redis_url, timeout=PATIENCE).open()
     try:
         connection.write(pack("SET", "key", b"\xff\x00") + pack("GET", "key") + pack("NONSENSE") + pack("ECHO", 7))
         answers = []
@@ -24,7 +26,7 @@ async def test_answers_come_as_they_are(redis_url):
 
 
 async def test_connection_that_was_cut_says_so(redis_url):
-    connection = await Connector(redis_url, timeout=1.0).open()
+    connection = await Connector(redis_url, timeout=PATIENCE).open()
     connection.cut(ConnectionError("it was enough"))
     for _ in range(10):
         connection.write(pack("PING"))  # no complaint, and no log line of asyncio's
@@ -37,7 +39,7 @@ async def test_connection_that_was_cut_says_so(redis_url):
 
 
 async def test_what_came_before_a_cut_is_read_by_nobody(redis_url):
-    connection = await Connector(redis_url, timeout=1.0).open()
+    connection = await Connector(redis_url, timeout=PATIENCE).open()
     connection.write(pack("PING"))
     await eventually(lambda: not connection.is_idle, "no answer came")
 
@@ -49,7 +51,7 @@ async def test_what_came_before_a_cut_is_read_by_nobody(redis_url):
 
 
 async def test_end_from_the_other_side_is_seen_while_idle_and_read(own_redis):
-    connection = await Connector(own_redis.url, timeout=1.0).open()
+    connection = await Connector(own_redis.url, timeout=PATIENCE).open()
     own_redis.kill()
 
     await eventually(lambda: not connection.is_idle, "it seems to be open")
@@ -59,8 +61,8 @@ async def test_end_from_the_other_side_is_seen_while_idle_and_read(own_redis):
 
 
 async def test_quiet_connection_is_pinged_and_kept(own_redis):
-    connection = await Connector(own_redis.url, timeout=1.0).open()
-    async with connection.watched(0.01, 0.3):
+    connection = await Connector(own_redis.url, timeout=PATIENCE).open()
+    async with connection.watched(0.01, 1.0):
         answers = [*await connection.read(), *await connection.read()]
 
     assert answers == [b"PONG", b"PONG"]
@@ -68,7 +70,7 @@ async def test_quiet_connection_is_pinged_and_kept(own_redis):
 
 
 async def test_connection_without_a_sign_of_life_is_cut(own_redis):
-    connection = await Connector(own_redis.url, timeout=1.0).open()
+    connection = await Connector(own_redis.url, timeout=PATIENCE).open()
     own_redis.freeze()
     async with connection.watched(0.01, 0.05):
         with pytest.raises(TimeoutError, match="no sign of life"):
@@ -78,7 +80,7 @@ async def test_connection_without_a_sign_of_life_is_cut(own_redis):
 
 
 async def test_connection_that_nobody_reads_is_excused(own_redis):
-    connection = await Connector(own_redis.url, timeout=1.0).open()
+    connection = await Connector(own_redis.url, timeout=PATIENCE).open()
     own_redis.freeze()
     looks = 0
 

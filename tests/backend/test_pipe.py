@@ -12,6 +12,8 @@ from sstream.backend.pipe import Pipe, Script
 from sstream.errors import BrokerError
 from sstream.testing import Fault, FaultProxy, eventually
 
+PATIENCE = 20.0  # seconds; only a failure meets it
+
 PUSH = Script("return redis.call('RPUSH', KEYS[1], ARGV[1])")
 
 
@@ -32,8 +34,8 @@ async def open_pipe():
     """Makes pipes that are closed in the end."""
     pipes = []
 
-    def open_pipe(url: str, *, deadline: float | None = 1.0, most: int = 1000, **options) -> Pipe:
-        connector = Connector(url, timeout=deadline or 1.0)
+    def open_pipe(url: str, *, deadline: float | None = PATIENCE, most: int = 1000, **options) -> Pipe:
+        connector = Connector(url, timeout=deadline or PATIENCE)
         pipes.append(Pipe(connector, error=BrokerError, deadline=deadline, most=most, **options))
         return pipes[-1]
 

@@ -12,6 +12,7 @@ import pytest
 
 from sstream.session import express
 from sstream.testing import eventually
+from tests.lasting import Lasting
 
 from .conftest import MONTH, OPTIONS, SECRET, Visitor
 
@@ -103,6 +104,7 @@ async def test_cookie_text_and_lifetime_are_the_same_to_the_byte(express_url, op
     cookies, texts, lifetimes = [], [], []
     site = await open_site(way)
     site.next_ids.append(SID)
+    day, month = Lasting(86400), Lasting(MONTH)
     for side in SIDES:
         visitor = Visitor({"express": express_url, "sstream": site.url})
         page = await visitor.ask(side, "set", DATA, way=way, sid=SID)
@@ -117,7 +119,7 @@ async def test_cookie_text_and_lifetime_are_the_same_to_the_byte(express_url, op
     if way in {"month", "persistent", "rolling"}:
         assert abs(lifetimes[0] - lifetimes[1]) <= 10
     else:
-        assert lifetimes == [86400, MONTH]  # connect-redis' own default for a cookie that ends with the browser
+        assert lifetimes == [day, month]  # connect-redis' own default for a cookie that ends with the browser
 
 
 async def test_the_dates_in_cookie_and_text_are_the_same_moment(express_url, open_site, database):

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from sstream import Application, Limits, MemoryStore, RedisStore, SessionOptions
-from sstream.testing import FaultProxy, Site, StoreProbe, serve
+from sstream.testing import Clock, FaultProxy, Site, StoreProbe, serve
 
 from .live import PAGES, SECRET, Live, ServeLive
 
@@ -39,11 +39,18 @@ async def serve_live() -> AsyncIterator[ServeLive]:
     async with AsyncExitStack() as stack:
 
         async def serve_live(
-            store: StoreProbe, *handlers: Any, limits: Limits | None = None, broker: Any = None, **options: Any
+            store: StoreProbe,
+            *handlers: Any,
+            limits: Limits | None = None,
+            broker: Any = None,
+            clock: Clock | None = None,
+            **options: Any,
         ) -> Site:
             routes = [handler if isinstance(handler, tuple) else ("/ws", handler) for handler in handlers or (Live,)]
             session = SessionOptions(**{"secret": SECRET, **options})
-            application = Application([*routes, *PAGES], store=store, broker=broker, session=session, limits=limits)
+            application = Application(
+                [*routes, *PAGES], store=store, broker=broker, session=session, limits=limits, clock=clock
+            )
             return await stack.enter_async_context(serve(application))
 
         yield serve_live

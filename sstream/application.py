@@ -136,7 +136,7 @@ class Application(tornado.web.Application):
             chosen["store"] if chosen["store"] is not None else chosen["redis"], self.limits, clock or time.time
         )
         self.broker = _make_broker(
-            chosen["broker"] if chosen["broker"] is not None else chosen["redis"], clock or time.monotonic
+            chosen["broker"] if chosen["broker"] is not None else chosen["redis"], self.limits, clock or time.monotonic
         )
         self.counters = Counters()
         watching = outside.fill(watch if watch is not None else Watch(), "SSTREAM_WATCH_")
@@ -482,11 +482,11 @@ def _make_store(store: "SessionStore | Redis | None", limits: Limits, clock: Cal
     return store
 
 
-def _make_broker(broker: "Broker | Redis | None", clock: Callable[[], float]) -> Broker:
+def _make_broker(broker: "Broker | Redis | None", limits: Limits, clock: Callable[[], float]) -> Broker:
     if broker is None:
         return MemoryBroker(clock=clock)
     if isinstance(broker, str | aioredis.Redis | aioredis.RedisCluster):
-        return RedisBroker(broker)
+        return RedisBroker(broker, deadline=limits.store_deadline)
     if not all(hasattr(broker, method) for method in ("subscribe", "publish", "history")):
         raise ConfigurationError(
             f"broker is a {type(broker).__name__}; legal are a URL, a redis.asyncio client, a Broker"

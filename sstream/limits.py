@@ -27,7 +27,7 @@ class Limits(Options):
         message_rate: Messages a second one socket may send, sustained; more closes it with 4429.
         message_burst: Messages one socket may send at once.
         call_timeout: Seconds a call may run, unless its method or the call itself says otherwise.
-        store_deadline: Seconds one session operation may take, retries included.
+        store_deadline: Seconds one operation of the store, or of the broker, may take, retries included.
         drain: Seconds that calls in flight get when the process goes down.
     """
 

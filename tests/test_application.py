@@ -19,6 +19,7 @@ from tornado.web import Application as TornadoApplication, HTTPError, RequestHan
 import sstream
 from sstream import (
     Application,
+    BrokerError,
     ConfigurationError,
     Limits,
     MemoryBroker,
@@ -570,6 +571,25 @@ async def test_starting_while_redis_is_away_is_no_error(proxy: FaultProxy, expec
     with pytest.raises(StoreError):
         await application.sessions.create({"a": 1})
     await application.close()
+
+
+async def test_one_limit_rules_the_store_and_the_broker(proxy: FaultProxy) -> None:
+    hasty, patient = (
+        Application([], session=OPTIONS, redis=proxy.url, limits=Limits(store_deadline=deadline))
+        for deadline in (0.05, None)
+    )
+    alone = RedisBroker(proxy.url)  # whose own deadline lies between
+    proxy.freeze()
+
+    publishes = [asyncio.ensure_future(broker.publish("all", b"x")) for broker in (hasty.broker, patient.broker)]
+    with pytest.raises(BrokerError):
+        await within(alone.publish("all", b"x"), "the broker waits for ever")
+
+    assert [publish.done() for publish in publishes] == [True, False]
+    assert isinstance(publishes[0].exception(), BrokerError)
+    proxy.thaw()
+    await within(publishes[1], "who has time has not been answered")
+    await asyncio.gather(hasty.close(), patient.close(), alone.close())
 
 
 async def test_a_port_may_be_listened_on_again_at_once(redis_url: str) -> None:

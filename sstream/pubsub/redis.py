@@ -35,7 +35,7 @@ class RedisBroker:
             connections. ``redis+sentinel://host:port,.../service/db`` and ``redis+cluster://host:port,...`` are URLs
             too, with ``rediss+`` over TLS. On a Cluster events travel by sharded pub/sub.
         prefix: In front of every key and channel. It must not begin with ``sess:``.
-        deadline: Seconds that each operation may take.
+        deadline: Seconds that each operation may take; ``None`` for no bound.
         ping_interval: Seconds of silence after which the listening connection is tested.
 
     Raises:
@@ -47,7 +47,7 @@ class RedisBroker:
         redis: Place,
         *,
         prefix: str = "sstream:",
-        deadline: float = 1.0,
+        deadline: float | None = 1.0,
         ping_interval: float = 5.0,
     ) -> None:
         if prefix.startswith("sess:") or set(prefix) & set("{}*?[]\\ "):
@@ -56,7 +56,7 @@ class RedisBroker:
                 "a meaning of their own"
             )
         self._prefix = prefix
-        self._connector = Connector(redis, timeout=deadline)
+        self._connector = Connector(redis, timeout=deadline or 5.0)
         make = partial(Server, ears=self, deadline=deadline, ping_interval=ping_interval)
         self._place = Cluster(self._connector, make) if self._connector.seeds else make(self._connector)
         self._listener: Listener | None = None

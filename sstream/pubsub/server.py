@@ -23,7 +23,7 @@ class Server:
     Args:
         connector: Opens connections to it.
         ears: Who listens.
-        deadline: Seconds that each operation may take.
+        deadline: Seconds that each operation may take; ``None`` for no bound.
         ping_interval: Seconds of silence after which the listening connection is tested.
         on_moved: Given for a shard of a Cluster, which then is told which channels are served elsewhere.
         on_away: Told of each attempt to connect that failed.
@@ -36,7 +36,7 @@ class Server:
         connector: Connector,
         ears: Ears,
         *,
-        deadline: float,
+        deadline: float | None,
         ping_interval: float,
         on_moved: Callable[[Collection[str], str], None] | None = None,
         on_away: Callable[[], None] | None = None,
@@ -44,8 +44,9 @@ class Server:
         self._pipe = Pipe(
             connector, error=BrokerError, deadline=deadline, most=WAITING, in_order=True, prepare=_require_primary
         )
+        # Never without a bound: a server that does not answer must be left for a new connection.
         self.line = Line(
-            connector, ears, deadline=deadline, ping_interval=ping_interval, on_moved=on_moved, on_away=on_away
+            connector, ears, deadline=connector.timeout, ping_interval=ping_interval, on_moved=on_moved, on_away=on_away
         )
 
     def start(self) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from sstream.testing import Process, Site, ToolMissing
+from tests.ports import free_port
 
 PAGE = (Path(__file__).parents[1] / "docs" / "deploy.md").read_text()
 CERTIFICATE = Path(__file__).parent / "testing" / "localhost.pem"
@@ -59,12 +60,6 @@ def find_nginx() -> str:
 def block(language: str) -> str:
     (text,) = re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
     return str(text)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_until_it_listens(process: Process, port: int) -> None:

@@ -1,7 +1,5 @@
 """The Teahouse in this process, and the whole house as ``python -m demo`` opens it."""
 
-import random
-import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -11,6 +9,7 @@ from argon2 import PasswordHasher
 
 from demo.app import Teahouse
 from sstream.testing import Process
+from tests.ports import free_port
 
 from .visitor import Visitor
 
@@ -58,17 +57,10 @@ def visitor(port: int) -> Visitor:
     return Visitor(port)
 
 
-@pytest.fixture(scope="session")
-def free_port() -> int:
-    """A port that was free a moment ago, with free ones behind it.
-
-    The kernel gives none from there to those who ask for any (Linux: from 32768 on), so they stay free.
-    """
-    while True:
-        port = random.randrange(20_000, 30_000, 10)
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) != 0:
-                return port
+@pytest.fixture(scope="session", name="free_port")
+def one_free_port() -> int:
+    """A port with free ones behind it."""
+    return free_port()
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """The broker on a Redis Cluster of three shards and a replica, small and real."""
 
 import contextlib
-import socket
 import time
 
 import pytest
@@ -12,18 +11,13 @@ from redis.crc import key_slot
 from sstream.errors import BrokerError
 from sstream.pubsub import RedisBroker
 from sstream.testing import RedisServer
+from tests.ports import free_port
 
 from .contract import LOBBY, BrokerContract, event
 from .listening import LAST_TEN, Ear, eventually
 
 SHARDS = 3
-PATIENCE = 30.0  # seconds for the servers to agree
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+PATIENCE = 30.0  # seconds for the servers to agree; only a failure meets it
 
 
 class SmallCluster:
@@ -211,7 +205,7 @@ async def test_replica_that_takes_over_is_followed(cluster, url, expect_log):
     expect_log("", "sstream.pubsub", required=False)
     topic = next(f"user:{number}" for number in range(100) if cluster.owner(f"user:{number}") == 0)
     ear = Ear()
-    broker = RedisBroker(url, deadline=5.0, ping_interval=0.2)
+    broker = RedisBroker(url, deadline=PATIENCE, ping_interval=0.2)
     await broker.start(ear)
     await broker.subscribe([topic])
 

@@ -389,6 +389,7 @@ async def test_the_server_may_call_what_is_exposed(site: Site) -> None:
 async def test_an_event_that_does_not_come_is_told_with_those_that_did(site: Site) -> None:
     ws = await site.browser().connect()
     await site.app.publish.all("news", 1)
+    await eventually(lambda: ws.events, "what came instead")
 
     with pytest.raises(AssertionError) as failed:
         await ws.receive("cart", timeout=0.05)

@@ -11,6 +11,8 @@ import pytest
 
 from sstream.testing import Process, ProcessError
 
+PATIENCE = 20.0  # seconds; only a failure meets it
+
 ECHO = """
 import os, signal, sys, time
 print("ready", os.environ.get("COLOUR"), os.getcwd(), flush=True)
@@ -44,7 +46,7 @@ def is_alive(pid: int) -> bool:
 
 
 def wait_until_dead(pid: int) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE
     while is_alive(pid):
         assert time.monotonic() < deadline, f"{pid} lives on"
         time.sleep(0.01)
@@ -119,7 +121,7 @@ def test_directory_that_does_not_exist_raises_and_leaks_nothing() -> None:
 def test_stop_asks_with_sigterm(child: Process) -> None:
     child.wait_for("ready")
 
-    assert child.stop() == -signal.SIGTERM
+    assert child.stop(PATIENCE) == -signal.SIGTERM
     assert child.returncode == -signal.SIGTERM
 
 
@@ -134,12 +136,12 @@ def test_stop_ends_a_frozen_child(child: Process) -> None:
     child.wait_for("ready")
     child.freeze()
 
-    assert child.stop() == -signal.SIGTERM
+    assert child.stop(PATIENCE) == -signal.SIGTERM
 
 
 def test_stop_and_kill_are_safe_to_call_twice(child: Process) -> None:
     child.wait_for("ready")
-    child.stop()
+    child.stop(PATIENCE)
 
     assert child.stop() == child.kill() == -signal.SIGTERM
 
@@ -148,7 +150,7 @@ def test_frozen_child_goes_on_when_thawed() -> None:
     with python("import time, itertools\nfor n in itertools.count(): print(n, flush=True); time.sleep(0.001)") as child:
         child.wait_for("^5$")
         child.freeze()
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + PATIENCE
         while Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
             assert time.monotonic() < deadline
         seen = len(child.log)

@@ -17,6 +17,7 @@ from sstream.session import cookie
 from sstream.session.connection import ConnectionSession
 from sstream.session.session import Session
 from sstream.session.sessions import Sessions
+from sstream.websocket import shares_answer
 
 if TYPE_CHECKING:
     from sstream.application import Application
@@ -168,6 +169,7 @@ class SessionMixin(RequestHandler):
         else:
             super().log_exception(typ, value, tb)
 
+    @shares_answer
     def finish(self, chunk: str | bytes | dict[str, Any] | None = None) -> "asyncio.Future[None]":
         """Finish the reply, after the store has acknowledged what the session has changed."""
         if self._finished:
@@ -263,6 +265,7 @@ class SessionMixin(RequestHandler):
 
     # --- the cookie ---------------------------------------------------------------------------------------------------
 
+    @shares_answer
     def flush(self, include_footers: bool = False) -> "asyncio.Future[None]":
         if not self._headers_written and self._prepared:
             self._send_cookie()

@@ -35,7 +35,7 @@ from sstream.websocket.frames import (
     close_payload,
     frame,
 )
-from sstream.websocket.handshake import answer, is_handshake
+from sstream.websocket.handshake import agree, end_answer, is_handshake, set_answer, write_answer
 from sstream.websocket.registration import Registration
 from sstream.websocket.release import release
 from sstream.websocket.speedups import Core, parser_class
@@ -189,6 +189,14 @@ class Connection(Core, WebSocketProtocol):
     def _attach(self, stream: IOStream) -> bytes:
         """Take over the connection; give the bytes that were read from it already."""
 
+    def _may_answer(self, handler: WebSocketHandler) -> bool:
+        """Tell whether the wire may send the answer of the handshake itself, by `_send_answer`."""
+        return False
+
+    def _send_answer(self, answer: bytes) -> bool:
+        """Send it, first of all; False if the peer is gone."""
+        raise NotImplementedError("where `_may_answer` says so")
+
     @abstractmethod
     def _start_reading(self) -> None: ...
 
@@ -225,13 +233,16 @@ class Connection(Core, WebSocketProtocol):
             handler.set_status(400)
             handler.finish("Missing/Invalid WebSocket headers")
             return
-        self._subprotocol, self._deflate = answer(handler, handler.get_compression_options())
+        self._subprotocol, self._deflate, headers = agree(handler, handler.get_compression_options())
         if self._deflate is not None:
             self._deflater = Deflater(self._deflate)
             self._deflates = True
         self._parser = parser_class(self._limits.message_size, self._limits.inflated_size, self._deflate)
 
-        handler.finish()
+        answer = write_answer(handler, headers) if self._may_answer(handler) else None
+        if answer is None:
+            set_answer(handler, headers)
+            handler.finish()
         stream = handler._detach_stream()
         try:
             if stream.writing():
@@ -243,6 +254,9 @@ class Connection(Core, WebSocketProtocol):
         self._engine = Engine.of(stream.io_loop)
         self._context = contextvars.copy_context()
         data = self._attach(stream)
+        if answer is not None and not self._send_answer(answer):
+            end_answer(handler)
+            return
         self._registration = Registration.of(self, handler.request)
         self.start_pinging()
         self._update_reading()
@@ -250,6 +264,8 @@ class Connection(Core, WebSocketProtocol):
             self._receive(data)
 
         try:
+            if answer is not None:
+                end_answer(handler)
             opened = handler.open(*handler.open_args, **handler.open_kwargs)
             if opened is not None:
                 await opened

@@ -9,6 +9,7 @@ from collections import deque
 from typing import Any
 
 from tornado.iostream import IOStream, StreamClosedError
+from tornado.websocket import WebSocketHandler
 
 from sstream.websocket.connection import Connection
 from sstream.websocket.core import READ_SIZE
@@ -74,6 +75,24 @@ class SocketConnection(Connection):
         self._reader: weakref.ref[Any] | None = None
         self.set_nodelay(True)
         return data
+
+    def _may_answer(self, handler: WebSocketHandler) -> bool:
+        # What may_take looked at: answers to earlier requests, or the news of the end, may wait in it.
+        stream: Any = getattr(handler.request.connection, "stream", None)
+        return stream is not None and not stream.writing() and not stream.closed()
+
+    def _send_answer(self, answer: bytes) -> bool:
+        try:
+            sent = self._socket.send(answer)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError:
+            self._fd = -1
+            self._socket.close()
+            return False
+        if sent < len(answer):
+            self._stick(memoryview(answer)[sent:])
+        return True
 
     def _start_reading(self) -> None:
         reader = self._on_readable

@@ -9,16 +9,21 @@ import socket
 import struct
 import weakref
 import zlib
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from tornado.websocket import WebSocketClosedError, WebSocketProtocol
+from tornado.http1connection import HTTP1Connection
+from tornado.web import OutputTransform
+from tornado.websocket import WebSocketClosedError, WebSocketHandler, WebSocketProtocol
 
 from sstream.limits import Limits
 from sstream.websocket import Connection, SharedFrame, websocket_protocol
 from tests.websocket.conftest import Handler, Serve
 from tests.websocket.frames import compress, frame, message
 from tests.websocket.peer import Received
+
+ACCEPT, PROTOCOL, EXTENSIONS = (f"sec-websocket-{name}" for name in ("accept", "protocol", "extensions"))
 
 
 async def until(condition: Any) -> None:
@@ -38,6 +43,81 @@ async def test_text_and_binary_come_back(serve: Serve) -> None:
     assert await peer.receive() == Received(1, "grüße".encode())
     assert await peer.receive() == Received(2, b"\x00\xff")
     assert await peer.receive() == Received(2, b"x" * 60_000)
+
+
+def _set_cookie(handler: WebSocketHandler) -> None:
+    handler.set_cookie("tea", "green")
+
+
+def _ask_for_a_transform(handler: WebSocketHandler) -> None:
+    handler._transforms = [OutputTransform(handler.request)]
+
+
+@pytest.mark.parametrize(
+    ("change", "more"), [(lambda handler: None, set()), (_set_cookie, {"set-cookie"}), (_ask_for_a_transform, set())]
+)
+async def test_answer_is_as_tornado_writes_it(
+    serve: Serve, change: Callable[[WebSocketHandler], None], more: set[str]
+) -> None:
+    class Plain(Handler):
+        def set_default_headers(self) -> None:
+            self.set_header("X-Tea", "oolong")
+            self.set_header("Content-Language", "zh")
+            self.add_header("X-Cup", "one")
+            self.add_header("X-Cup", "two")
+
+        def prepare(self) -> None:
+            change(self)
+
+        def select_subprotocol(self, subprotocols: list[str]) -> str | None:
+            return subprotocols[0]
+
+        def get_compression_options(self) -> dict[str, Any]:
+            return {}
+
+    class Tornados(Plain):
+        def finish(self, chunk: Any = None) -> Any:
+            return super().finish(chunk)
+
+    answers = []
+    for handler in (Plain, Tornados):
+        peer = await (await serve(handler)).connect(
+            Sec_WebSocket_Protocol="tea.v1, tea.v2", Sec_WebSocket_Extensions="permessage-deflate"
+        )
+        answers.append({name: value for name, value in peer.headers.items() if name not in {"date", ACCEPT}})
+
+    assert answers[0] == answers[1]
+    assert set(answers[0]) == {"server", "x-tea", "x-cup", "upgrade", "connection", PROTOCOL, EXTENSIONS, *more}
+
+
+async def test_socket_sends_the_answer_itself(serve: Serve, wire: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    write, written = HTTP1Connection.write_headers, []
+    monkeypatch.setattr(
+        HTTP1Connection, "write_headers", lambda self, *args: written.append(args) or write(self, *args)
+    )
+
+    await (await serve()).connect()
+
+    assert len(written) == (0 if wire == "socket" else 1)
+
+
+async def test_answered_handshake_is_finished_once_before_it_is_opened(serve: Serve) -> None:
+    befallen: list[Any] = []
+
+    class Telling(Handler):
+        def on_finish(self) -> None:
+            befallen.append("finished")
+
+        def open(self, *args: str, **kwargs: str) -> None:
+            befallen.append("opened")
+
+    def log(handler: WebSocketHandler) -> None:
+        befallen.append(handler.get_status())
+
+    await (await serve(Telling, log_function=log)).connect()
+    await until(lambda: "opened" in befallen)
+
+    assert befallen == [101, "finished", "opened"]
 
 
 async def test_frames_sent_together_with_the_handshake_are_read(serve: Serve) -> None:

@@ -282,11 +282,21 @@ class Application(tornado.web.Application):
             runner.run(listen_and_serve())
 
     def channel_options(self, channel: str) -> ChannelOptions:
-        """What a channel keeps: the first that an `RPCHandler` of this application says, in the order of the routes."""
+        """What a channel keeps: the first that an `RPCHandler` of this application says, in the order of the routes.
+
+        Raises:
+            ConfigurationError: A handler's hook raised, or gave something else.
+        """
         for handler in self._handlers:
-            options = handler.channel_options(channel)
-            if options is not None:
+            hook = f"{handler.__name__}.channel_options({channel!r})"
+            try:
+                options = handler.channel_options(channel)
+            except Exception as error:
+                raise ConfigurationError(f"{hook} failed: {error}") from error
+            if isinstance(options, ChannelOptions):
                 return options
+            if options is not None:
+                raise ConfigurationError(f"{hook} gave {options!r}; legal are ChannelOptions and None")
         return ChannelOptions()
 
     def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -22,6 +23,7 @@ from sstream.errors import (
     TOO_MANY,
     UNAVAILABLE,
     BrokerError,
+    ConfigurationError,
     RPCError,
     SessionGone,
     StoreError,
@@ -41,6 +43,8 @@ if TYPE_CHECKING:
     from sstream.application import Application
 
 __all__ = ["RPCHandler"]
+
+_log = logging.getLogger("sstream")
 
 TOO_FAST = 4429
 _LAST_REPLIES = 1.0  # seconds that calls in flight get when their session has ended
@@ -499,11 +503,16 @@ class RPCHandler(SessionMixin, WebSocketHandler):
         wanted = _topics_of(connection.stored())
         hub = self.application.hub
         old, new = self._session_topics - wanted, wanted - self._session_topics
-        self._session_topics = wanted
         if old:
             self.application.spawn(hub.unbind(self, *old))
-        if new:
-            hub.join(self, *new)
+        for topic in new:
+            try:
+                hub.join(self, topic)
+            except ConfigurationError:
+                # The application's fault, and none of whoever has just written the session.
+                _log.exception("a session's sockets do not hear of %s", topic)
+                wanted -= {topic}
+        self._session_topics = wanted
         if old or new:
             self.application.spawn(self._enter_anew())
 

@@ -38,6 +38,15 @@ class ChannelOptions:
     history: History | tuple[int, int] | None = None
     presence: bool = False
 
+    def __post_init__(self) -> None:
+        if isinstance(self.history, tuple):
+            History(*self.history)  # refuses what is none, here where it is given
+
+    @property
+    def kept(self) -> History | None:
+        """The history as a `History`."""
+        return History(*self.history) if isinstance(self.history, tuple) else self.history
+
 
 PLAIN: Final = ChannelOptions()
 
@@ -50,5 +59,4 @@ def options_of(topic: str, channel_options: Callable[[str], ChannelOptions]) -> 
 
 def history_of(topic: str, channel_options: Callable[[str], ChannelOptions]) -> History | None:
     """The history that ``topic`` has by ``channel_options``."""
-    history = options_of(topic, channel_options).history
-    return History(*history) if isinstance(history, tuple) else history
+    return options_of(topic, channel_options).kept

@@ -239,17 +239,21 @@ class Hub:
 
     def _join(self, socket: Socket, names: Collection[str]) -> list[str]:
         """Make ``socket`` a member; the topics that it was not in before."""
-        mine = self._sockets.setdefault(socket, {})
+        mine = self._sockets.get(socket, {})
         new = [name for name in dict.fromkeys(names) if name not in mine]
+        # What options there are is the application's word, and may raise: before anything is changed.
+        options = {name: options_of(name, self._channel_options) for name in new if name not in self._topics}
+        if new:
+            self._sockets[socket] = mine
         deliver = socket.deliver  # one bound method for all of them
         for name in new:
             topic = self._topics.get(name)
             if topic is None:
                 topic = self._topics[name] = _Topic()
-                history = history_of(name, self._channel_options)
+                history = options[name].kept
                 if history is not None:
                     topic.log = _Log(history)
-                if options_of(name, self._channel_options).presence:
+                if options[name].presence:
                     self._present_topics[name] = None
                 self._rounds.add(name)
             mine[name] = member = Member(socket, deliver)

@@ -5,11 +5,12 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from tornado.web import RequestHandler
 
-from sstream import Limits, RPCError, load_session, rpc
+from sstream import Limits, RPCError, SessionMixin, load_session, rpc
 from sstream.pubsub import Burst, ChannelOptions, Message
 from sstream.pubsub.message import encode_event
-from sstream.testing import StoreProbe
+from sstream.testing import StoreProbe, eventually
 
 from .live import Live, ServeLive, heard, nothing_else, refused, stored, three
 
@@ -360,6 +361,78 @@ async def test_a_channel_with_history_gives_a_browser_that_comes_back_what_it_mi
     assert (reply["recovered"], reply["offset"]) == (True, meta["offset"] + 2)
     assert missed == [[2], [3]]
     assert await back.receive("said") == [4]
+
+
+@pytest.mark.parametrize("writer", ["socket", "page", "another process"])
+async def test_channel_options_that_fail_hurt_their_own_channel_alone(
+    writer: str, memory: StoreProbe, serve_live: ServeLive, expect_log: Callable[..., Any]
+) -> None:
+    class Room(Live):
+        @classmethod
+        def channel_options(cls, channel: str) -> ChannelOptions | None:
+            return ChannelOptions(history=(int(channel.removeprefix("room-")), 60))
+
+        @rpc(use=[load_session])
+        async def stay(self) -> None:
+            await self.session.channels.subscribe("room-1", "room-x", "room-2")
+
+    class Stay(SessionMixin, RequestHandler):
+        async def get(self) -> None:
+            await self.session.channels.subscribe("room-1", "room-x", "room-2")
+
+    told = expect_log(r"a session's sockets do not hear of channel:room-x", count=2)
+    site = await serve_live(memory, Room, ("/stay", Stay))
+    browser = site.browser()
+    await browser.get("/put?a=1")
+    first, second = await browser.connect(), await browser.connect()
+
+    if writer == "socket":
+        await first.call("stay")
+    elif writer == "page":
+        assert (await browser.get("/stay")).status == 200
+    else:
+        other = await (await serve_live(StoreProbe(memory.store.share()), Room)).app.sessions.get(browser.sid)
+        assert other is not None
+        await other.channels.subscribe("room-1", "room-x", "room-2")
+
+    assert (await stored(memory, browser.sid) or {})["channels"] == ["room-1", "room-x", "room-2"]
+    await eventually(lambda: len(told.records) == 2, "the failure is not told")
+    assert "Room.channel_options('room-x') failed: invalid literal for int()" in str(told.records[0].exc_info[1])
+    for name in ("room-1", "room-2"):
+        await site.app.publish.channel(name, "said", name)
+        assert [await socket.receive("said") for socket in (first, second)] == [[name], [name]]
+    hub = site.app.hub
+    assert "channel:room-x" not in hub.topics
+    for socket in site.app.sockets.values():
+        assert {f"channel:room-{name}" for name in (1, 2)} <= hub.topics_of(socket)
+
+
+async def test_a_subscription_whose_channel_options_fail_is_an_error_of_ours(
+    memory: StoreProbe, serve_live: ServeLive, expect_log: Callable[..., Any]
+) -> None:
+    class Room(Live):
+        @classmethod
+        def channel_options(cls, channel: str) -> Any:
+            return (10, 60) if channel == "pair" else ChannelOptions(history=(0, 60))
+
+        def may_subscribe(self, channel: str) -> bool:
+            return True
+
+        may_publish = may_subscribe
+
+    told = expect_log("sstream.(subscribe|publish)", count=4)
+    site = await serve_live(memory, Room)
+    socket = await site.browser().connect()
+
+    for channel in ("pair", "empty"):
+        for call in (("sstream.subscribe", channel), ("sstream.publish", channel, "said")):
+            error = await refused(socket.call(*call))
+            assert (error.code, error.message) == (-32603, "internal error")
+
+    reasons = [str(record.exc_info[1]) for record in told.records]
+    assert reasons[0] == "Room.channel_options('pair') gave (10, 60); legal are ChannelOptions and None"
+    assert reasons[2].startswith("Room.channel_options('empty') failed: a history has at least one event")
+    assert site.app.hub.topics == {"all", f"socket:{next(iter(site.app.sockets))}"}
 
 
 async def test_a_socket_that_its_session_has_bound_and_that_follows_hears_each_event_once(

@@ -592,10 +592,13 @@ class RPCHandler(SessionMixin, WebSocketHandler):
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_LAST_REPLIES):
                     await self._calls.drain()
-        await super()._end_session(reason)
-        if not self.close_on_session_end:
-            self._bind_session()
-            self._push_view()
+        try:
+            await super()._end_session(reason)
+        finally:
+            # Also if the hook has failed: nobody's events go to whoever is nobody now.
+            if not self.close_on_session_end:
+                self._bind_session()
+                self._push_view()
 
 
 for _name in _PAGES_ONLY:

@@ -9,9 +9,9 @@ import pytest
 import redis.asyncio as aioredis
 
 from sstream import RedisStore, load_session, rpc
-from sstream.testing import SocketClosed, StoreProbe, within
+from sstream.testing import SocketClosed, StoreProbe, eventually, within
 
-from .live import ENDED, Live, ServeLive, WithView, refused, stored
+from .live import ENDED, Live, ServeLive, WithView, heard, refused, stored
 
 
 async def test_logging_out_by_page_closes_every_socket_of_the_session_with_4401_and_no_other(
@@ -124,6 +124,29 @@ async def test_a_socket_that_opts_out_goes_on_with_a_fresh_anonymous_session(
     assert browser.sid != old
     assert await stored(store, old) is None
     assert (await browser.get("/look")).json == {"cart": {"tea": 1}}
+
+
+async def test_a_socket_that_goes_on_after_a_hook_that_raises_hears_nothing_of_its_old_user(
+    memory: StoreProbe, serve_live: ServeLive, expect_log: Callable[..., Any]
+) -> None:
+    class Broken(Live):
+        close_on_session_end = False
+
+        def on_session_end(self, reason: str) -> None:
+            raise ZeroDivisionError("on purpose")
+
+    site = await serve_live(memory, Broken)
+    browser = site.browser()
+    await browser.get("/login?name=fred")
+    socket = await browser.connect()
+    (handler,) = site.app.sockets.values()
+    expect_log("failed", count=1)
+
+    await browser.get("/logout")
+    await eventually(lambda: handler.session.is_new, "the socket has its old session")
+    await site.app.publish.user("fred", "secret")
+
+    assert await heard(site, socket) == [[]]
 
 
 async def test_a_call_under_way_when_its_session_ends_is_told_session_gone_and_revives_nothing(

@@ -503,8 +503,8 @@ class RPCHandler(SessionMixin, WebSocketHandler):
         wanted = _topics_of(connection.stored())
         hub = self.application.hub
         old, new = self._session_topics - wanted, wanted - self._session_topics
-        if old:
-            self.application.spawn(hub.unbind(self, *old))
+        # At once: what is published, or subscribed to, when the save has ended must find it so.
+        hub.leave(self, *old)
         for topic in new:
             try:
                 hub.join(self, topic)
@@ -514,27 +514,27 @@ class RPCHandler(SessionMixin, WebSocketHandler):
                 wanted -= {topic}
         self._session_topics = wanted
         if old or new:
-            self.application.spawn(self._enter_anew())
+            self.application.spawn(self._enter_anew(*old))
 
     async def _enter(self, *channels: str) -> None:
-        """Be on the lists of those channels that keep presence, if the session has a user."""
+        """Be on the lists of those channels that keep presence, if the session has a user; off those of the others."""
         application, connection = self.application, self._connection_session
         for name in channels:
             if not application.channel_options(name).presence:
                 continue
             # Looked at anew after each wait: the socket may have closed, or be somebody else's by now.
-            is_there = self._is_joined and connection is not None and connection.is_loaded
-            if not is_there or channel_topic(name) not in application.hub.topics_of(self):
-                continue
-            user_id = connection.stored().user_id if connection is not None else None
+            user_id = None
+            is_there = self._is_joined and channel_topic(name) in application.hub.topics_of(self)
+            if is_there and connection is not None and connection.is_loaded:
+                user_id = connection.stored().user_id
             if user_id is not None and is_user_id(user_id):
                 await application.presence.enter(self, name, user_id, self.presence_about(name))
             else:
                 await application.presence.leave(self, name)
 
-    async def _enter_anew(self) -> None:
-        """The session, or who it belongs to, has changed."""
-        topics = self.application.hub.topics_of(self)
+    async def _enter_anew(self, *left: str) -> None:
+        """The session, or who it belongs to, has changed, and the socket has left some topics."""
+        topics = {*left, *self.application.hub.topics_of(self)}
         with contextlib.suppress(BrokerError):  # it is said again at the next change, or reconnect
             await self._enter(*(name for topic in topics if (name := channel_of(topic)) is not None))
 

@@ -204,6 +204,10 @@ class Hub:
         """Hand ``socket`` nothing more of ``topics``, from the call on."""
         self._leave_all(socket, topics)
 
+    def leave(self, socket: Socket, *topics: str) -> None:
+        """Like `unbind`, for who cannot await."""
+        self._leave_all(socket, topics)
+
     def drop(self, socket: Socket) -> None:
         """Forget a socket that is gone."""
         self._leave_all(socket, tuple(self._sockets.get(socket, ())))

@@ -174,6 +174,66 @@ async def test_logging_in_and_out_changes_whose_events_a_socket_hears(store: Sto
     assert names == [["to fred"], ["to anna"], []]
 
 
+class Leaving(Talking):
+    """Leaves, and goes on within the same call."""
+
+    @rpc(use=[load_session])
+    async def log_out_and_tell(self) -> None:
+        user_id = self.session.user_id
+        await self.session.set_user_id(None)
+        assert user_id is not None
+        await self.publish.user(user_id, "secret")
+
+    @rpc(use=[load_session])
+    async def leave_all_and_tell(self, channel: str) -> None:
+        await self.session.channels.unsubscribe(channel)
+        await self.publish.channel(channel, "secret")
+
+    @rpc(use=[load_session])
+    async def leave_all_and_come_back(self, channel: str) -> None:
+        await self.session.channels.reset()
+        await self.session.channels.subscribe(channel)
+
+    @rpc(use=[load_session])
+    async def leave_all_and_join(self, channel: str) -> None:
+        await self.session.channels.unsubscribe(channel)
+        await self.subscribe(channel)
+
+
+async def test_a_socket_hears_nothing_of_what_its_session_has_left_from_the_save_on(
+    store: StoreProbe, serve_live: ServeLive
+) -> None:
+    site = await serve_live(store, Leaving)
+    browser = site.browser()
+    await browser.get("/login?name=fred")
+    mine, other = await browser.connect(), await browser.connect()
+    await mine.call("join_all", "lobby")
+    await other.receive("changed")
+
+    await mine.call("leave_all_and_tell", "lobby")
+    await other.receive("changed")
+    await mine.call("log_out_and_tell")
+    await other.receive("changed")
+
+    assert await heard(site, mine, other) == [[], []]
+
+
+@pytest.mark.parametrize("method", ["leave_all_and_come_back", "leave_all_and_join"])
+async def test_a_socket_that_leaves_and_comes_back_within_one_call_is_there(
+    store: StoreProbe, serve_live: ServeLive, method: str
+) -> None:
+    site = await serve_live(store, Leaving)
+    browser = site.browser()
+    await browser.get("/put?a=1")
+    socket = await browser.connect()
+    await socket.call("join_all", "lobby")
+
+    await socket.call(method, "lobby")
+    await site.app.publish.channel("lobby", "news")
+
+    assert await heard(site, socket) == [["news"]]
+
+
 async def test_an_anonymous_socket_hears_nothing_of_users(memory: StoreProbe, serve_live: ServeLive) -> None:
     site = await serve_live(memory, Talking)
     socket = await site.browser().connect()
@@ -505,3 +565,24 @@ async def test_the_server_calls_what_the_browser_exposes(memory: StoreProbe, ser
 
     assert result == "TEA?"
     assert (error.code, error.message, error.data) == (4003, "I will not", [1])
+
+
+async def test_who_leaves_a_sessions_channel_leaves_its_list_too(memory: StoreProbe, serve_live: ServeLive) -> None:
+    class Hall(Talking):
+        @classmethod
+        def channel_options(cls, channel: str) -> ChannelOptions | None:
+            return ChannelOptions(presence=True)
+
+    site = await serve_live(memory, Hall)
+    browser = site.browser()
+    await browser.get("/login?name=fred")
+    socket = await browser.connect()
+    await socket.call("join_all", "hall", "room")
+    await socket.receive("joined")
+    await socket.receive("joined")
+    (handler,) = site.app.sockets.values()
+
+    await socket.call("leave_all", "room")
+    await eventually(lambda: len(site.app.presence._sockets[handler]) == 1, "it is still in the room")
+
+    assert list(site.app.presence._sockets[handler]) == ["channel:hall"]

@@ -28,10 +28,9 @@ console = Console()
 
 def run_with_progress(plan: Plan) -> dict[str, Any]:
     """Run a plan under a progress bar, after a word on how long it takes."""
-    groups, left_out = schedule(plan)
-    minutes = min(sum(group.estimate for group in groups), plan.limit) / 60
-    rounds = ", ".join(f"{phase} {many}" for phase, many in plan.rounds.items())
-    console.print(f"About {minutes:.1f} minutes; rounds: {rounds}", highlight=False)
+    _, left_out = schedule(plan)
+    rounds = ", ".join(f"{phase} {share.rounds}" for phase, share in plan.phases.items())
+    console.print(f"At most {plan.limit / 60:.1f} minutes; rounds, as time allows: {rounds}", highlight=False)
     for name, why in left_out.items():
         console.print(f"[yellow]without {CONTENDERS[name].label}[/]: {why}")
     columns = (TextColumn("{task.description:<44}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
@@ -47,8 +46,6 @@ def run_with_progress(plan: Plan) -> dict[str, Any]:
         progress.update(task, completed=1.0)
     for warning in result["noise"]["warnings"]:
         console.print(f"[yellow]noisy[/]: {warning}", highlight=False)
-    for left_out in result["left_out_for_time"]:
-        console.print(f"[yellow]left out for time[/]: {left_out}", highlight=False)
     for failure in result["failures"]:
         console.print(f"[red]failed[/]: {escape(failure)}", highlight=False)
     return result
@@ -60,9 +57,9 @@ def command_run(options: argparse.Namespace) -> int:
         plan = replace(plan, contenders=tuple(name for name in CONTENDERS if name in options.only.split(",")))
     if options.phases:
         chosen = options.phases.split(",")
-        plan = replace(plan, rounds={phase: many for phase, many in plan.rounds.items() if phase in chosen})
-    if not plan.contenders or not plan.rounds:
-        raise SystemExit(f"nothing to run: contenders are {', '.join(CONTENDERS)}; phases {', '.join(FULL.rounds)}")
+        plan = replace(plan, phases={phase: share for phase, share in plan.phases.items() if phase in chosen})
+    if not plan.contenders or not plan.phases:
+        raise SystemExit(f"nothing to run: contenders are {', '.join(CONTENDERS)}; phases {', '.join(FULL.phases)}")
     result = run_with_progress(plan)
     if options.instructions:
         result["instructions"] = instructions.count()
@@ -99,7 +96,7 @@ def main(arguments: list[str] | None = None) -> int:
     command = commands.add_parser("run", help="all contenders, all workloads: tables, JSON and pictures")
     command.add_argument("--quick", action="store_true", help="everything once and short; two minutes")
     command.add_argument("--only", help="contenders, with commas between them")
-    command.add_argument("--phases", help="phases, with commas between them: " + ", ".join(FULL.rounds))
+    command.add_argument("--phases", help="phases, with commas between them: " + ", ".join(FULL.phases))
     command.add_argument("--instructions", action="store_true", help="count instructions as well (valgrind)")
     command.add_argument("--out", type=Path, default=report.HERE / "build" / "last.json", help="the JSON")
     command.add_argument("--pictures", type=Path, help="a directory for the SVG pictures")

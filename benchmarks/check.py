@@ -7,12 +7,11 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks import instructions
-from benchmarks.figures import BASE, CELLS, OURS, Result, ratio
+from benchmarks.figures import CELLS, OURS, Result, ratio
 from benchmarks.report import STORED
 from benchmarks.suite import SMALL, Plan
 from sstream.testing import ToolMissing
@@ -50,32 +49,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", choices=["ratios", "instructions"], help="leave the other one out")
 
 
-def _ratios(stored: Result, run: Callable[[Plan], Result]) -> list[Row] | None:
-    """The rows of a small run; who has lost tries again, and is taken at its better try. None: something failed."""
-    now = run(SMALL)
-    if now["failures"]:
-        return None
-    rows = {row[0]: row for row in compare(stored, now)}
-    if any(row[3] for row in rows.values()):
-        print("some are slower: they try again", flush=True)
-        lost = {name for name in OURS if any(row[3] and row[0].endswith(f", {name}") for row in rows.values())}
-        again = run(replace(SMALL, contenders=tuple(name for name in SMALL.contenders if name in {BASE, *lost})))
-        if again["failures"]:
-            return None
-        for row in compare(stored, again):
-            rows[row[0]] = max(rows[row[0]], row, key=lambda row: row[2])
-    return list(rows.values())
-
-
 def main(options: argparse.Namespace, run: Callable[[Plan], Result]) -> int:
     """Print both, side by side; 1 if anything was lost, or could not be measured."""
     stored = json.loads(options.against.read_text(encoding="utf-8"))
     rows: list[Row] = []
     if options.only != "instructions":
-        ratios = _ratios(stored, run)
-        if ratios is None:
+        now = run(SMALL)
+        if now["failures"]:
             return 1
-        rows += ratios
+        rows += compare(stored, now)
     if options.only != "ratios":
         try:
             counted = instructions.count()

@@ -2,12 +2,13 @@
 
 import argparse
 import json
+import math
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.figures import BASE, CELLS, GOALS, OURS, Result, ratio
+from benchmarks.figures import BASE, CELLS, GOALS, OURS, Result, ratio, spread
 
 __all__ = ["WITHIN", "Pair", "add_arguments", "compare", "main", "repeated"]
 
@@ -23,6 +24,7 @@ class Pair:
     label: str
     first: float
     second: float
+    expected: float  # of the deviation, by the spreads of the four figures
 
     @property
     def deviation(self) -> float:
@@ -39,16 +41,19 @@ def compare(first: Result, second: Result) -> Iterator[Pair]:
         for name, label in first["labels"].items():
             before, after = ratio(first, cell, name), ratio(second, cell, name)
             if name not in {BASE, "echo"} and before is not None and after is not None:
-                yield Pair(cell, name, label, before, after)
+                spreads = [spread(run, cell, who) for run in (first, second) for who in (BASE, name)]
+                yield Pair(cell, name, label, before, after, math.hypot(*spreads))
 
 
 def summary(pairs: list[Pair]) -> str:
     holding = sum(pair.holds for pair in pairs)
     middle = statistics.median(abs(pair.deviation) for pair in pairs)
     most = max(pairs, key=lambda pair: abs(pair.deviation))
+    expected = sum(abs(pair.deviation) <= pair.expected for pair in pairs)
     return (
         f"{holding} of {len(pairs)} ratios to raw Tornado lie within {WITHIN:.0%} of each other; "
-        f"the median deviation is {middle:.0%}, the largest {most.deviation:+.0%} ({most.label}, {most.cell})"
+        f"the median deviation is {middle:.0%}, the largest {most.deviation:+.0%} ({most.label}, {most.cell}); "
+        f"{expected} lie as near as the spreads of the tables let expect"
     )
 
 

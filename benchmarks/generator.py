@@ -85,6 +85,8 @@ class Measurement:
         events: Events that came.
         late: Nanoseconds that 99 of 100 requests left at most after they were due: what the generator itself adds.
         errors: By kind: ``error 4029``, ``closed 4429``, ``HTTP 503``, ``connection lost``.
+        histogram: How long each request took that left, or was due, within the time, whenever it was answered; or each
+            delivery.
     """
 
     messages: int
@@ -188,9 +190,15 @@ class Generator:
         payload, id_at = encode_request(self.dialect, method, *params)
         self._do(f"request {payload.hex()} {id_at}")
 
-    def closed(self, depth: int, seconds: float, warm: float = 0.15, *, callers: int | None = None) -> Measurement:
-        """Each connection, or the first ``callers``, keeps ``depth`` requests under way."""
-        return self._measure(f"closed {depth} {warm} {seconds}" + ("" if callers is None else f" {callers}"))
+    def closed(
+        self, depth: int, seconds: float, warm: float = 0.15, *, callers: int | None = None, trips: int = 0
+    ) -> Measurement:
+        """Each connection, or the first ``callers``, keeps ``depth`` requests under way.
+
+        Args:
+            trips: If given, it takes longer where so many round trips of all need that, and warming up where one does.
+        """
+        return self._measure(f"closed {depth} {warm} {seconds} {callers or 0} {trips}")
 
     def paced(self, rate: float, seconds: float, warm: float = 0.15) -> Measurement:
         """A fixed schedule, whatever is answered; a latency counts from when its request was due."""

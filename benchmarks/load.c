@@ -13,9 +13,9 @@
  *   open N WINDOW               open N more connections, at most WINDOW of them at a time
  *   drop N                      reset the last N, as a cut cable does
  *   request HEX ID              the payload to send from now on; its 4 bytes at ID are stamped with a number (-1: none)
- *   closed DEPTH WARM SECONDS   each connection keeps DEPTH requests under way
- *   closed DEPTH WARM SECONDS CALLERS
- *                               the first CALLERS do, and the others rest
+ *   closed DEPTH WARM SECONDS CALLERS TRIPS
+ *                               the first CALLERS connections (0: all) keep DEPTH requests under way, and the others
+ *                               rest; it takes as long as TRIPS times so many answers need, and WARM as long as one time
  *   paced RATE WARM SECONDS     RATE requests a second on a fixed schedule, answered or not; latency counts from the
  *                               time that a request was due
  *   paced RATE WARM SECONDS CALLERS EVERY
@@ -28,6 +28,7 @@
  *
  * Between commands the connections are held and pings are answered. At the end of stdin it ends; SIGINT ends a
  * measurement early. Latencies are nanoseconds, counted as in an HDR histogram: 128 buckets an octave, within 0.8 %.
+ * Each request that left, or was due, within the time is timed, whenever it is answered.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -98,6 +99,7 @@ static volatile sig_atomic_t interrupted;
 
 static Mode mode;
 static int recording;
+static uint64_t recording_since;
 static uint64_t messages, under_way, unsent_requests, published, round_left, events;
 static int batch;
 static Count errors[64];
@@ -312,7 +314,7 @@ static void ask(Connection *c, const Request *what, int many, uint64_t when) {
 
 static void answered(Connection *c, unsigned slot) {
     if (!c->sent || !c->sent[slot % RING]) return;
-    if (recording) record(histogram, now_ns() - c->sent[slot % RING]);
+    if (recording && c->sent[slot % RING] >= recording_since) record(histogram, now_ns() - c->sent[slot % RING]);
     c->sent[slot % RING] = 0;
     while (c->first != c->next && !c->sent[c->first % RING]) {
         c->first++;
@@ -657,7 +659,7 @@ static void print_progress(uint64_t since, uint64_t now) {
     fflush(stdout);
 }
 
-static void do_measure(Mode which, double amount, double warm, double seconds, int callers, double every) {
+static void do_measure(Mode which, double amount, double warm, double seconds, int callers, int trips, double every) {
     int has_publisher = which == FANOUT || (which == PACED && callers);
     if (open_now < 1 + has_publisher) refuse("no connections are open");
     if (has_publisher && connections[0]->state != OPEN) refuse("the publisher's connection is lost");
@@ -683,6 +685,7 @@ static void do_measure(Mode which, double amount, double warm, double seconds, i
     if (mode == CLOSED)
         for (int i = 0; i < (callers ? callers : count); i++)
             if (connections[i]->state == OPEN) ask(connections[i], &request, batch, now_ns());
+    const uint64_t trip = trips ? under_way : 0;
     for (;;) {
         uint64_t now = now_ns();
         int is_over = interrupted || !open_now;
@@ -695,20 +698,23 @@ static void do_measure(Mode which, double amount, double warm, double seconds, i
             }
             is_due = 1;
         }
-        if (!recording && (mode == FANOUT || now >= warm_at)) {
+        if (!recording && (mode == FANOUT || (now >= warm_at && (messages >= trip || now >= warm_at + SETTLE)))) {
             forget_answers();
             recording = 1;
             cpu = server_cpu();
             own = own_cpu();
-            start = told = now_ns();
+            start = told = recording_since = now_ns();
             end = start + (uint64_t)(seconds * SECOND);
         }
         if (is_due) {
             publish(&request, batch);
             is_due = 0;
         }
-        /* At least one answer is waited for: on a busy machine the time may be over before it. */
-        if (mode != FANOUT) is_over |= recording && now >= end && (messages || now >= end + SETTLE);
+        /* On a busy machine the time may be over before an answer, or before the kernel has looked at the server's clock:
+         * it does that every few milliseconds. */
+        if (mode != FANOUT && recording && now >= end && messages >= (uint64_t)trips * trip)
+            is_over |= messages && (!server || server_cpu() > cpu);
+        if (mode != FANOUT && recording && now >= end + SETTLE) is_over = 1;
         if (mode == FANOUT && now >= end + PATIENCE) {
             count_error("events missing");
             is_over = 1;
@@ -762,9 +768,9 @@ static void do_measure(Mode which, double amount, double warm, double seconds, i
         if (connections[i]->messages < fewest) fewest = connections[i]->messages;
         if (connections[i]->messages > most) most = connections[i]->messages;
     }
-    /* What is under way comes home. On a schedule it counts, as it was due within the time. */
+    /* What is under way comes home, and is timed: else the slowest were left out. */
     if (mode == CLOSED) mode = IDLE;
-    if (mode != PACED) recording = 0;
+    if (mode == FANOUT) recording = 0;
     while ((mode == FANOUT ? round_left : under_way) && open_now && now_ns() - stop < SETTLE) turn(10);
     uint64_t unanswered = under_way;
     mode = IDLE;
@@ -791,16 +797,14 @@ static void do_command(char *line) {
         do_request(&request, hex, a);
     } else if (sscanf(line, "event %139999s %d", hex, &a) == 2) {
         do_request(&event, hex, a);
-    } else if (sscanf(line, "closed %lf %lf %lf %d", &x, &warm, &seconds, &a) == 4 && a > 0) {
-        do_measure(CLOSED, x, warm, seconds, a, 0);
-    } else if (sscanf(line, "closed %lf %lf %lf", &x, &warm, &seconds) == 3) {
-        do_measure(CLOSED, x, warm, seconds, 0, 0);
+    } else if (sscanf(line, "closed %lf %lf %lf %d %d", &x, &warm, &seconds, &a, &b) == 5 && a >= 0 && b >= 0) {
+        do_measure(CLOSED, x, warm, seconds, a, b, 0);
     } else if (sscanf(line, "paced %lf %lf %lf %d %lf", &x, &warm, &seconds, &a, &every) == 5 && a > 0) {
-        do_measure(PACED, x, warm, seconds, a, every);
+        do_measure(PACED, x, warm, seconds, a, 0, every);
     } else if (sscanf(line, "paced %lf %lf %lf", &x, &warm, &seconds) == 3) {
-        do_measure(PACED, x, warm, seconds, 0, 0);
+        do_measure(PACED, x, warm, seconds, 0, 0, 0);
     } else if (sscanf(line, "fanout %lf %lf %lf", &x, &warm, &seconds) == 3) {
-        do_measure(FANOUT, x, warm, seconds, 0, 0);
+        do_measure(FANOUT, x, warm, seconds, 0, 0, 0);
     } else {
         refuse("no such command");
     }

@@ -3,6 +3,7 @@
 import os
 import platform
 import re
+import statistics
 import subprocess
 import time
 from importlib import metadata
@@ -88,19 +89,20 @@ class Quiet:
         """What was seen, and warnings in words.
 
         Args:
-            echo: What the bare echo reached in each round.
+            echo: What the bare echo reached in each slice.
             core_share: How much of its core a server had that wanted all of it.
         """
         ticks, stolen = (now - then for now, then in zip(_ticks(), self._ticks, strict=True))
         steal = stolen / ticks if ticks else 0.0
-        variation = (max(echo) - min(echo)) / sorted(echo)[len(echo) // 2] if echo else 0.0
+        middle = statistics.quantiles(echo, n=4) if len(echo) > 3 else None
+        variation = (middle[2] - middle[0]) / middle[1] if middle else 0.0
         warnings = []
         if self._load > 0.7:
             warnings.append(f"the load average was {self._load:.1f} before the start: something else was running")
         if steal > 0.02:
             warnings.append(f"{steal:.0%} of the processors' time was stolen by other machines on this host")
         if variation > 0.25:
-            warnings.append(f"the bare echo varied by {variation:.0%} from round to round")
+            warnings.append(f"the middle half of the bare echo's slices varied by {variation:.0%}")
         if core_share is not None and core_share < 0.9:
             warnings.append(f"a busy server had only {core_share:.0%} of its core")
         if len(os.sched_getaffinity(0)) < 2 and os.cpu_count() == 1:

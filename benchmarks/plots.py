@@ -7,7 +7,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from benchmarks.figures import OURS, Result, median
+from benchmarks.figures import OURS, Result, value
 from benchmarks.histogram import Histogram
 
 __all__ = ["draw_all"]
@@ -45,7 +45,7 @@ def _save(figure: Figure, file: Path) -> None:
 
 
 def _bars(axes: Any, result: Result, cell: str, key: str, factor: float, names: Sequence[str], title: str) -> None:
-    figures = [(median(result, cell, name, key) or 0) * factor for name in names]
+    figures = [(value(result, cell, name, key) or 0) * factor for name in names]
     colours = [OUR if name in OURS else PEER for name in names]
     bars = axes.barh(range(len(names)), figures, color=colours, height=0.72)
     axes.bar_label(
@@ -62,13 +62,13 @@ def _bars(axes: Any, result: Result, cell: str, key: str, factor: float, names: 
 def _bar_picture(result: Result, file: Path, panels: Sequence[tuple[str, str, float, str]]) -> None:
     cells = [cell for cell, *_ in panels]
     key = panels[0][1]
-    names = [name for name in result["labels"] if name != "echo" and median(result, cells[0], name, key) is not None]
+    names = [name for name in result["labels"] if name != "echo" and value(result, cells[0], name, key) is not None]
     if not names:
         return
     # What was not measured has no panel.
-    panels = [panel for panel in panels if any(median(result, panel[0], name, panel[1]) is not None for name in names)]
+    panels = [panel for panel in panels if any(value(result, panel[0], name, panel[1]) is not None for name in names)]
     # The best on top: barh begins at the bottom.
-    names.sort(key=lambda name: median(result, cells[0], name, key) or 0, reverse=key == "bytes")
+    names.sort(key=lambda name: value(result, cells[0], name, key) or 0, reverse=key == "bytes")
     figure = Figure(figsize=(9.6, 0.32 * len(names) + 1.0), layout="constrained")
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for panel, (cell, key, factor, title) in zip(axes, panels, strict=True):
@@ -79,12 +79,13 @@ def _bar_picture(result: Result, file: Path, panels: Sequence[tuple[str, str, fl
 
 def _latency(result: Result, file: Path) -> None:
     """Latency by percentile, the way HDR histograms are drawn: each step to the right is ten times rarer."""
-    if not result["latencies"]:
+    latencies = result["latencies"].get("paced")
+    if not latencies:
         return
     figure = Figure(figsize=(9.6, 5.2), layout="constrained")
     axes = figure.subplots()
-    peers = [name for name in result["latencies"] if name not in OURS]
-    for name, counts in result["latencies"].items():
+    peers = [name for name in latencies if name not in OURS]
+    for name, counts in latencies.items():
         line = Histogram(counts).spectrum()
         ours = name in OURS
         colour = SHADES[name] if ours else LINES[peers.index(name) % (len(LINES) - 1)]
@@ -122,7 +123,7 @@ def _scaling(result: Result, file: Path) -> None:
     axes = figure.subplots()
     names = [name for name in result["labels"] if name in result["cells"][cells[0]]]
     for number, name in enumerate(names):
-        known = [(int(cell[8:]), rate / 1e3) for cell in cells if (rate := median(result, cell, name)) is not None]
+        known = [(int(cell[8:]), rate / 1e3) for cell in cells if (rate := value(result, cell, name)) is not None]
         colour = SHADES[name] if name in OURS else LINES[number]
         axes.plot(*zip(*known, strict=True), "o-", color=colour, label=result["labels"][name], linewidth=2)
     axes.set_xscale("log")

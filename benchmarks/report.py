@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.compare import repeated
-from benchmarks.figures import BASE, BEST, GOALS, OURS, Result, median, ratio, spread, study_median, values
+from benchmarks.figures import BASE, BEST, CELLS, GOALS, MANY, OURS, Result, ratio, samples, spread, study_median, value
 
 __all__ = ["HERE", "PAGES", "PICTURES", "STORED", "draw", "dump", "markdown", "stale", "write_pages"]
 
@@ -22,14 +22,19 @@ PAGES = (ROOT / "README.md", ROOT / "docs" / "performance.md")
 
 def _p99_of_the_echo(cell: str) -> Callable[[Result], str]:
     def why(result: Result) -> str:
-        floor = median(result, cell, "echo", "p99")
-        return "" if floor is None else f"the bare echo, which does nothing, has {floor / 1e3:.2f} ms in this run"
+        floor, turns = value(result, cell, "echo", "p99"), samples(result, cell, BEST, "p99")
+        if floor is None or not turns:
+            return ""
+        return (
+            f"{min(turns) / 1e3:.2f} ms in the quietest of {len(turns)} turns; the bare echo, which does nothing, has "
+            f"{floor / 1e3:.2f} ms"
+        )
 
     return why
 
 
 def _own_objects(result: Result) -> str:
-    other = median(result, "idle", BASE, "bytes")
+    other = value(result, "idle", BASE, "bytes")
     beside = "" if other is None else f"; raw Tornado takes {other / 1024:.1f} KB"
     return f"a socket has a handler, a request, a session and its place in two topics{beside}"
 
@@ -41,14 +46,14 @@ def _redis_py(result: Result) -> str:
 
 
 def _handshakes_of_tornado(result: Result) -> str:
-    other, share = median(result, "handshakes", BASE), ratio(result, "handshakes", BEST)
+    other, share = value(result, "handshakes", BASE), ratio(result, "handshakes", BEST)
     if other is None or share is None:
         return ""
     return f"raw Tornado, whose handshake is a part of ours, makes {other:,.0f}/s in this run, so this is {share:.2f}×"
 
 
 def _generator_late(result: Result) -> str:
-    late = median(result, "beside_events", BEST, "late")
+    late = value(result, "beside_events", BEST, "late")
     return "" if late is None else f"the generator itself sent its calls up to {late / 1e3:.1f} ms late (p99)"
 
 
@@ -66,8 +71,8 @@ WHY: Mapping[str, Callable[[Result], str]] = {
     "fan-out, 16 publishes at once, to raw Tornado": lambda result: _SENDS,
     "fan-out through Redis, one publish, to raw Tornado": lambda result: _SENDS,
     "fan-out through Redis, 16 publishes at once, to raw Tornado": lambda result: _SENDS,
-    "p99 of 50 connections, D=1": _p99_of_the_echo("small_1"),
-    "p99 of 50 connections, D=16": _p99_of_the_echo("small_16"),
+    "p99 of 50 connections, D=1": _p99_of_the_echo("wait_1"),
+    "p99 of 50 connections, D=16": _p99_of_the_echo("wait_16"),
     "p99 of calls while thousands hear events": _generator_late,
     "memory of an idle connection": _own_objects,
     "memory of an idle connection, session loaded": _own_objects,
@@ -88,15 +93,15 @@ class Column:
     less_is_better: bool = False
 
     def figure(self, result: Result, contender: str) -> float | None:
-        found = median(result, self.cell, contender, self.key)
+        found = value(result, self.cell, contender, self.key)
         return found * self.factor if found is not None else None
 
     def text(self, result: Result, contender: str) -> str:
         figure = self.figure(result, contender)
         if figure is None:
             return "–"
-        rounds = len(values(result, self.cell, contender, self.key))
-        wide = f" ±{spread(result, self.cell, contender, self.key):.0%}" if rounds > 1 else ""
+        turns = len(samples(result, self.cell, contender, "round"))
+        wide = f" ±{spread(result, self.cell, contender, self.key):.0%}" if turns > 1 else ""
         return f"{figure:,.{self.digits}f}{wide}"
 
 
@@ -112,20 +117,23 @@ def _memory(title: str, cell: str) -> Column:
 TABLES: tuple[tuple[str, str, tuple[Column, ...]], ...] = (
     (
         "Calls",
-        "Thousand calls a second of the server's CPU time; 50 connections, each with D calls under way; p99 in ms.",
+        (
+            "Thousand calls a second of the server's CPU time; 50 connections, each with D calls under way. The p99 is "
+            "that of all calls of some longer turns of the same, in ms."
+        ),
         (
             Column("20 B, D=1", "small_1"),
             Column("D=16", "small_16"),
             Column("0.9 KB, D=1", "large_1"),
             Column("0.9 KB, D=16", "large_16"),
-            _latency("p99, D=1", "small_1", "p99"),
-            _latency("p99, D=16", "small_16", "p99"),
+            _latency("p99, D=1", "wait_1", "p99"),
+            _latency("p99, D=16", "wait_16", "p99"),
         ),
     ),
     (
         "By the clock",
         (
-            "The same samples, in thousand calls or deliveries a second as the clock counts them, whatever share of "
+            "The same slices, in thousand calls or deliveries a second as the clock counts them, whatever share of "
             "its core a server had: on a machine that does nothing else, little less than the other tables say."
         ),
         (
@@ -149,8 +157,7 @@ TABLES: tuple[tuple[str, str, tuple[Column, ...]], ...] = (
         "Fan-out",
         (
             "Thousand deliveries a second of the server's CPU time, to {subscribers:,} sockets, and to {half:,}. "
-            "Django Channels takes ten seconds for 16 at once and is left out there, for time; and so are those of "
-            "whose server another row tells as much."
+            "Django Channels takes ten seconds for 16 at once, so it does that only once."
         ),
         (
             Column("one publish", "fanout_1"),
@@ -334,33 +341,44 @@ def winners(result: Result) -> str:
     return "\n".join(lines) or "In this run, none."
 
 
+def _few_slices(result: Result) -> str:
+    """Who had so few turns at a cell of rates that the spread is no standard error."""
+    found: dict[str, list[str]] = {}
+    for cell in CELLS:
+        turns = {name: len(columns["round"]) for name, columns in result["cells"].get(cell, {}).items()}
+        for name, many in turns.items():
+            if many < MANY <= max(turns.values()):
+                found.setdefault(cell, []).append(f"{result['labels'][name]} {many}")
+    said = "; ".join(f"{cell}: {', '.join(names)}" for cell, names in found.items())
+    return f" Fewer than {MANY} turns, as one takes long: {said}." if said else ""
+
+
 def machine(result: Result) -> str:
     """Where and when, and how quiet it was."""
     where, noise = result["machine"], result["noise"]
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     warnings = "; ".join(noise["warnings"]) or "none"
-    echo = values(result, "small_16", "echo", "wall")
+    echo = value(result, "small_16", "echo", "wall")
     limit = (
-        f" The generator reached {max(echo) / 1e3:,.0f} thousand calls a second with the bare echo at D=16."
-        if echo
-        else ""
+        f" The generator reached {echo / 1e3:,.0f} thousand calls a second with the bare echo at D=16." if echo else ""
+    )
+    steady = (
+        f", half of the bare echo's slices within ±{noise['echo_variation'] / 2:.0%}" if noise["echo_variation"] else ""
     )
     left_out = "".join(f"\nLeft out: {result['labels'][name]} ({why})." for name, why in result["left_out"].items())
-    if rounds := result.get("left_out_for_time"):
-        left_out += f"\nLeft out for time, round by round: {', '.join(rounds)}."
     left_out += "".join(
         f"\nLost by {result['labels'][name]} while measured ({cell}): {lost} connections."
-        for cell, row in result["cells"].items()
-        for name, samples in row.items()
-        if (lost := sum(sample.get("lost", 0) for sample in samples))
+        for cell, row in result["lost"].items()
+        for name, lost in row.items()
     )
     failed = "".join(f"\nFailed: {failure}." for failure in result["failures"])
+    rounds = ", ".join(f"{title} {done['rounds'] or '**none, for time**'}" for title, done in result["phases"].items())
     return (
         f"{result['made'][:10]}, commit `{result['commit'][:12]}`; {where['cpu']}, {where['cores']} cores, "
         f"{where['system']}; {result['took'] / 60:.0f} minutes.{limit} Load average before the start "
-        f"{noise['load_average']:.1f}, stolen time {noise['steal']:.1%}, "
-        f"bare echo within ±{noise['echo_variation'] / 2:.0%}; warnings: {warnings}."
-        f"\n\nVersions: {versions}.{left_out}{failed}"
+        f"{noise['load_average']:.1f}, stolen time {noise['steal']:.1%}{steady}; "
+        f"warnings: {warnings}."
+        f"\n\nRounds: {rounds}.{_few_slices(result)}{left_out}{failed}\n\nVersions: {versions}."
     )
 
 
@@ -387,7 +405,7 @@ def readme(result: Result) -> str:
         if name not in result["labels"]:
             continue
         figures = [column.figure(result, name) for column in columns]
-        memory = median(result, "idle", name, "bytes")
+        memory = value(result, "idle", name, "bytes")
         label = f"**{result['labels'][name]}**" if name in OURS else result["labels"][name]
         rows.append(
             [label]

@@ -26,7 +26,7 @@ class Contender:
         path: Where its websocket is.
         fast_loop: Does it run on uvloop? (uvicorn chooses for itself, and does.)
         needs: Packages from PyPI or npm; without one of them it is left out.
-        can: What it takes part in: ``calls``, ``async``, ``fanout``, ``batches`` (of events), ``sessions``, ``idle``
+        can: What it takes part in: ``calls``, ``async``, ``fanout``, ``sessions``, ``idle``
             (where thousands connect), ``scaling`` (where they call) and ``crowd`` (where tens of thousands connect).
             Some of it takes long, so a contender is left out where another one on the same ground says as much.
         env: Variables it is started with.
@@ -38,7 +38,7 @@ class Contender:
     path: str = "/ws"
     fast_loop: bool = False
     needs: tuple[str, ...] = ()
-    can: frozenset[str] = frozenset({"calls", "fanout", "batches", "idle"})
+    can: frozenset[str] = frozenset({"calls", "fanout", "idle"})
     env: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -50,7 +50,7 @@ class Contender:
         return self.server.startswith("framework:")
 
 
-_CALLS = frozenset({"calls", "fanout", "batches"})
+_CALLS = frozenset({"calls", "fanout"})
 _MANY = frozenset({"idle", "scaling", "crowd"})
 _ALL = _CALLS | {"async", "sessions", "idle", "scaling"}
 _SOCKETIO = "/socket.io/?EIO=4&transport=websocket"
@@ -66,13 +66,13 @@ CONTENDERS: dict[str, Contender] = {
         label="Litestar + uvicorn",
         server="with_litestar:serve",
         needs=("litestar", "uvicorn"),
-        can=frozenset({"calls"}),
+        can=_CALLS,
     ),
     "channels": Contender(
         label="Django Channels + uvicorn",
         server="with_channels:serve",
         needs=("channels", "channels-redis", "django", "uvicorn"),
-        can=frozenset({"calls", "fanout"}),  # 16,000 deliveries take ten seconds
+        can=_CALLS,
     ),
     "socketio-asgi": Contender(
         label="python-socketio + uvicorn",
@@ -87,7 +87,7 @@ CONTENDERS: dict[str, Contender] = {
         dialect="socketio",
         path=_SOCKETIO,
         needs=("python-socketio",),
-        can=frozenset({"calls"}),
+        can=_CALLS,
     ),
     "picows": Contender(
         label="picows + uvloop",

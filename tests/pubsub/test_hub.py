@@ -9,8 +9,9 @@ from sstream.errors import BrokerError
 from sstream.pubsub import Hub, MemoryBroker, Message, Position, Publisher, RedisBroker, hub as hub_module
 from sstream.pubsub.broker import Recovery
 from sstream.pubsub.message import encode_event, number_event
+from sstream.testing import within
 
-from .listening import LAST_TEN, Inbox, with_history
+from .listening import LAST_TEN, Inbox, eventually, with_history
 
 LOBBY = "channel:lobby"
 KEPT = "channel:kept"
@@ -707,6 +708,59 @@ async def test_hole_that_cannot_be_filled_is_told_once_and_it_goes_on(hub, broke
     assert [event for event, _ in inbox.events] == ["n", "sstream:gap", "n", "n", "n"]
     assert inbox.numbers == [0, 20, 21, 22]
     assert inbox.messages[1].payload == Message.gap("kept", Position(20, inbox.last.epoch)).payload
+
+
+@pytest.mark.parametrize("made_up", [lambda last: Position(last.offset + 5, last.epoch), lambda last: Position(2, "x")])
+async def test_number_that_the_broker_has_not_given_is_a_gap_and_not_waited_for(
+    hub, broker, publish, expect_log, made_up
+):
+    inbox = Inbox()
+    await hub.bind(inbox, KEPT)
+    await publish.channel("kept", "n", 1)
+    expect_log("dropped events whose numbers the broker has not given", count=1)
+
+    hub.heard(KEPT, number_event(encode_event("n", ["rogue"]), "kept", made_up(inbox.last)))
+    await within(idle_recovery(hub), "it reads the history for ever")
+    for number in range(2, 9):
+        await publish.channel("kept", "n", number)
+    await idle(hub)
+
+    assert inbox.events[:2] == [["n", [1]], ["sstream:gap", ["kept"]]]
+    assert inbox.numbers == [1, 2, 3, 4, 5, 6, 7, 8]
+
+
+async def test_recovery_for_those_who_have_left_does_nothing_to_those_who_came(hub, broker, publish, monkeypatch):
+    monkeypatch.setattr(hub_module, "HELD", 1)
+    first, second = Inbox("a"), Inbox("b")
+    await hub.bind(first, KEPT)
+    read, readings = broker.history, []
+
+    async def history(*words):
+        readings.append(asyncio.Event())
+        recovery = await read(*words)
+        await readings[-1].wait()
+        return recovery
+
+    broker.history = history
+    hub.missed([KEPT])
+    await eventually(lambda: len(readings) == 1)
+    for number in range(3):  # more than is held
+        await publish.channel("kept", "n", number)
+    hub.drop(first)
+    await hub._rounds.finish()
+    binding = asyncio.create_task(hub.bind(second, KEPT))
+    await eventually(lambda: len(readings) == 2)
+
+    readings[0].set()  # for those who have left, while it is read where those stand who came
+    for _ in range(10):
+        await asyncio.sleep(0)
+    for reading in readings[1:]:
+        reading.set()
+        await binding
+    await idle(hub)
+    await publish.channel("kept", "n", 3)
+
+    assert second.events == [["n", [3]]]
 
 
 async def test_new_epoch_is_a_gap_that_is_told(hub, broker, publish):

@@ -7,7 +7,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from benchmarks.figures import OURS, Result, value
+from benchmarks.figures import OURS, Result, spread, value
 from benchmarks.histogram import Histogram
 
 __all__ = ["draw_all"]
@@ -46,8 +46,10 @@ def _save(figure: Figure, file: Path) -> None:
 
 def _bars(axes: Any, result: Result, cell: str, key: str, factor: float, names: Sequence[str], title: str) -> None:
     figures = [(value(result, cell, name, key) or 0) * factor for name in names]
+    spreads = [figure * spread(result, cell, name, key) for name, figure in zip(names, figures, strict=True)]
     colours = [OUR if name in OURS else PEER for name in names]
-    bars = axes.barh(range(len(names)), figures, color=colours, height=0.72)
+    whiskers = {"ecolor": INK, "elinewidth": 0.8, "alpha": 0.7}
+    bars = axes.barh(range(len(names)), figures, color=colours, height=0.72, xerr=spreads, error_kw=whiskers)
     axes.bar_label(
         bars,
         [f"{figure:,.0f}" if figure >= 20 else f"{figure:.1f}" if figure else "–" for figure in figures],
@@ -84,9 +86,10 @@ def _latency(result: Result, file: Path) -> None:
         return
     figure = Figure(figsize=(9.6, 5.2), layout="constrained")
     axes = figure.subplots()
-    peers = [name for name in latencies if name not in OURS]
-    for name, counts in latencies.items():
-        line = Histogram(counts).spectrum()
+    names = [name for name in result["labels"] if name in latencies]
+    peers = [name for name in names if name not in OURS]
+    for name in names:
+        line = Histogram(latencies[name]).spectrum()
         ours = name in OURS
         colour = SHADES[name] if ours else LINES[peers.index(name) % (len(LINES) - 1)]
         style = "-" if ours or peers.index(name) < len(LINES) - 1 else "--"

@@ -123,6 +123,8 @@ QUICK = Plan(
 # What `check` compares.
 SMALL = Plan(
     phases={"fanout": Share(90, 150), "calls": Share(90, 240)},
+    turn=0.18,
+    timed_turn=0.0,  # no latencies but once
     contenders=("tornado", "sstream-python", "sstream", "sstream-uvloop"),
 )
 

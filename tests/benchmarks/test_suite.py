@@ -322,6 +322,13 @@ def test_a_run_has_lost_nothing_against_itself_and_half_of_it_is_a_loss(result: 
     assert [row[0] for row in check.compare(result, slower) if row[3]] == ["small_16, sstream"]
 
 
+def test_check_measures_all_that_it_compares(dry: Callable[..., dict[str, Any]]) -> None:
+    result = dry(suite.SMALL)
+
+    assert len(list(check.compare(result, result))) == 18
+    assert result["took"] <= 6.5 * 60
+
+
 def test_check_fails_where_something_was_lost(
     result: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -44,14 +44,16 @@ class Member:
         had_since: In a channel with history: every event after this place was handed to the socket, or is on its way;
             ``None`` while that is not known.
         era: The topic's at that time; a gap begins a new one.
+        claims: How many have let the socket in here; who fails takes his own back, and the last one the place.
     """
 
-    __slots__ = ("deliver", "era", "had_since", "socket")
+    __slots__ = ("claims", "deliver", "era", "had_since", "socket")
 
     def __init__(self, socket: Socket, deliver: Callable[[Message], object]) -> None:
         self.socket = socket
         self.had_since: Position | None = None
         self.era = 0
+        self.claims = 0
         self.deliver = deliver
 
 

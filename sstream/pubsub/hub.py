@@ -145,13 +145,17 @@ class Hub:
         """Let ``socket`` hear ``topics``: whatever is published after the return reaches it.
 
         Raises:
-            BrokerError: The broker did not answer; the socket is in none of those topics that it was not in before.
+            BrokerError: The broker did not answer; the socket is in none of those topics that it was not in before, or
+                has been let into meanwhile by somebody else.
         """
-        new = self._join(socket, topics)
+        members = self._join(socket, topics)
         try:
             await self._acknowledged(topics)
         except BaseException:
-            self._leave_all(socket, new)
+            for name, member in members.items():
+                member.claims -= 1
+                if not member.claims and self._is_current(member, name):
+                    self._leave(socket, name)
             raise
 
     def join(self, socket: Socket, *topics: str) -> None:
@@ -241,8 +245,8 @@ class Hub:
         """Those of `topics` that are channels with presence."""
         return self._present_topics.keys()
 
-    def _join(self, socket: Socket, names: Collection[str]) -> list[str]:
-        """Make ``socket`` a member; the topics that it was not in before."""
+    def _join(self, socket: Socket, names: Collection[str]) -> dict[str, Member]:
+        """Make ``socket`` a member, and give its places; those that it had already are claimed once more."""
         mine = self._sockets.get(socket, {})
         new = [name for name in dict.fromkeys(names) if name not in mine]
         # What options there are is the application's word, and may raise: before anything is changed.
@@ -264,7 +268,10 @@ class Hub:
             topic.add(member)
             if topic.log is not None:
                 member.had_since, member.era = topic.log.position, topic.log.era
-        return new
+        members = {name: mine[name] for name in names}
+        for member in members.values():
+            member.claims += 1
+        return members
 
     def _leave_all(self, socket: Socket, names: Collection[str]) -> None:
         for name in names:

@@ -573,6 +573,35 @@ async def test_follow_too_late_is_not_recovered_and_goes_on_live(hub, publish):
     assert inbox.messages[0].payload == Message.gap("kept", recovery.position).payload
 
 
+async def test_bind_that_is_given_up_leaves_those_in_who_asked_for_the_same(hub, broker, publish):
+    bound, joined, alone = Inbox("a"), Inbox("b"), Inbox("c")
+    broker.gate.clear()
+    given_up = [asyncio.create_task(hub.bind(inbox, LOBBY)) for inbox in (bound, joined, alone)]
+    await asyncio.sleep(0)
+    second = asyncio.create_task(hub.bind(bound, LOBBY))
+    hub.join(joined, LOBBY)
+    await asyncio.sleep(0)
+
+    for task in given_up:
+        task.cancel()
+    await asyncio.wait(given_up)
+    broker.gate.set()
+    await second
+    await publish.channel("lobby", "n", 1)
+
+    assert [inbox.numbers for inbox in (bound, joined, alone)] == [[1], [1], []]
+
+
+async def test_binds_that_all_fail_leave_the_socket_out(hub, broker):
+    inbox = Inbox()
+    broker.fails = True
+
+    results = await asyncio.gather(*(hub.bind(inbox, LOBBY) for _ in range(3)), return_exceptions=True)
+
+    assert [type(result) for result in results] == [BrokerError] * 3
+    assert hub.topics_of(inbox) == frozenset()
+
+
 @pytest.mark.parametrize(("since", "recovered"), [(None, True), (Position(3, "e"), False)])
 async def test_follow_of_a_channel_without_history_is_a_bind(hub, publish, since, recovered):
     inbox = Inbox()

@@ -46,7 +46,8 @@ class Publisher:
     async def user(self, ids: str | int | Iterable[str | int], event: str, *args: Any) -> None:
         """Send an event to every socket of a user, or of several."""
         # None is no group of users but a mistake: an anonymous visitor's user_id, most likely. user_topic says so.
-        topics = [user_topic(ids)] if isinstance(ids, str | int | None) else list(map(user_topic, ids))
+        # Bytes are none either, though their numbers would be users.
+        topics = [user_topic(ids)] if isinstance(ids, str | int | bytes | None) else list(map(user_topic, ids))
         payload = self._encode(event, args)
         await self._send([(topic, payload) for topic in topics])
 

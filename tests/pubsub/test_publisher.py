@@ -105,6 +105,14 @@ async def test_illegal_channel_is_an_error_and_nothing_is_sent(publish, ear, nam
     assert ear.payloads == []
 
 
+async def test_bytes_are_no_user_and_no_users(publish, ear):
+    for ids in (b"42", [b"42"]):
+        with pytest.raises(ValueError, match="not bytes"):
+            await publish.user(ids, "news")
+
+    assert ear.payloads == []
+
+
 async def test_argument_that_cannot_be_encoded_is_an_error_and_nothing_is_sent(publish, ear):
     with pytest.raises(TypeError, match="'news': argument 1"):
         await publish.channel(["a", "kept"], "news", object())

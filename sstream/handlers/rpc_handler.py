@@ -254,6 +254,7 @@ class RPCHandler(SessionMixin, WebSocketHandler):
     @rpc(name="sstream.publish")
     async def _publish(self, channel: str, event: str, *args: Any) -> None:
         """Publish an event to a channel."""
+        _client_topic(channel)
         allowed = self.may_publish(channel)
         if not (allowed if isinstance(allowed, bool) else await allowed):
             raise RPCError(FORBIDDEN, f"you may not publish to the channel {channel!r}")

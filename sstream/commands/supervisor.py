@@ -246,4 +246,9 @@ async def _one_of(*futures: "asyncio.Future[Any]", timeout: float | None = None)
 
 
 def _how(status: int) -> str:
-    return f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+    if status >= 0:
+        return f"ended with status {status}"
+    try:
+        return f"was ended by {signal.Signals(-status).name}"
+    except ValueError:
+        return f"was ended by signal {-status}"  # one of the real-time ones, most of which have no name

@@ -215,3 +215,8 @@ async def test_the_end_of_the_leash_asks_for_the_end(expect_log):
 
         await within(gone.wait(), "it was not noticed")
     assert told == b"up \n"
+
+
+def test_end_by_a_signal_without_a_name_can_be_told() -> None:
+    assert supervisor._how(-signal.SIGKILL) == "was ended by SIGKILL"
+    assert supervisor._how(-(signal.SIGRTMIN + 1)) == f"was ended by signal {signal.SIGRTMIN + 1}"

@@ -43,7 +43,7 @@ def test_it_opens_all_doors_and_closes_them(need, node, free_port, number):
         with urlopen(addresses[1]) as page:
             html = page.read().decode()
         process.send(number)
-        returncode = process.wait(20)
+        returncode = process.wait(60)
 
     assert open_before == [True] * 5
     for address in addresses[1:]:
@@ -61,7 +61,7 @@ def test_a_server_that_is_killed_is_told_and_with_the_last_one_the_house_closes(
         for name in "AB":
             os.kill(int(process.wait_for(rf"Server {name} .* kill -9 (\d+)")[1]), signal.SIGKILL)
             process.wait_for(f"Server {name} +is gone, SIGKILL")
-        returncode = process.wait(20)
+        returncode = process.wait(60)
 
     assert returncode == 0
     assert "Closing." in process.log

@@ -58,7 +58,7 @@ async def ear():
 
 @pytest.fixture
 async def line(redis, ear):
-    line = Line(Connector(redis.url, timeout=5.0), ear, deadline=5.0, ping_interval=60.0)
+    line = Line(Connector(redis.url, timeout=20.0), ear, deadline=20.0, ping_interval=60.0)
     line.start()
     await eventually(lambda: line.connected, "it did not connect")
     yield line

@@ -815,9 +815,10 @@ async def test_a_user_needs_each_of_these_rights(server_with_users, open_store, 
 
 @pytest.mark.parametrize("right", ["+client|tracking", "+client|id", "+subscribe", "&__redis__:invalidate"])
 async def test_without_the_right_to_hear_of_changes_every_read_goes_to_redis(
-    server_with_users, open_store, expect_log, right
+    server_with_users, open_store, expect_log, monkeypatch, right
 ):
     expect_log("every call reads its session anew", logger="sstream.session")
+    monkeypatch.setattr("sstream.session.server._PING_INTERVAL", 0.05)
     async with client_of(server_with_users) as admin:
         rights = [needed for needed in NEEDED_RIGHTS if needed != right]
         await admin.execute_command("ACL", "SETUSER", "app", "on", ">word", *rights)
@@ -828,7 +829,7 @@ async def test_without_the_right_to_hear_of_changes_every_read_goes_to_redis(
 
         assert await store.get(KEY) == b"foreign"
         assert store.coherent is False
-        await asyncio.sleep(1.2)  # past a ping
+        await asyncio.sleep(0.1)  # past a ping
         assert await store.get(KEY) == b"foreign"
 
 

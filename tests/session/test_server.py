@@ -12,8 +12,8 @@ async def test_whoever_hears_of_the_end_of_an_old_connection_late_leaves_the_new
     expect_log("Redis is back", count=1)
     lost = []
     server = Server(
-        Connector(redis_url, timeout=5.0),
-        deadline=5.0,
+        Connector(redis_url, timeout=20.0),
+        deadline=20.0,
         max_waiting=100,
         on_report=lambda key: None,
         on_away=lambda: lost.append("once"),

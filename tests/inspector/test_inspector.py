@@ -129,17 +129,18 @@ async def test_it_streams_rates_and_remembers_slow_failed_and_changed() -> None:
         with pytest.raises(RPCError):
             await socket.call("refuse")
 
-        snapshot = await anext(stream)
+        told: dict[str, bool] = {}
+        heat = 0
+        while "refuse" not in told:  # nearly always in one; the machine may have stood still between two calls
+            snapshot = await anext(stream)
+            told |= {method["name"]: method["failed"] > 0 for method in snapshot["methods"]}
+            heat += sum(snapshot["heat"])
+            assert snapshot["sockets"] == 1
         calls = await ask(inspector, "calls")
         (change,) = await ask(inspector, "changes")
 
-        assert {method["name"]: method["failed"] > 0 for method in snapshot["methods"]} == {
-            "wait": False,
-            "put": False,
-            "refuse": True,
-        }
-        assert snapshot["sockets"] == 1
-        assert sum(snapshot["heat"]) >= 2
+        assert told == {"wait": False, "put": False, "refuse": True}
+        assert heat >= 2
         assert {call["method"] for call in calls["slow"]} == {"wait", "put"}
         assert [(call["method"], call["code"]) for call in calls["failed"]] == [("refuse", 4009)]
         assert (change["keys"], change["transport"], change["socket"]) == (["tea"], "socket", socket.handler.id)

@@ -78,9 +78,10 @@ class Records:
                 return Fate()
             await asyncio.sleep(_PAUSE)
 
-    async def note_moving(self, sid: str, new: str) -> None:
-        """A session is about to move; see `fate`."""
-        await self._note(sid, {"moving": new})
+    async def note_moving(self, sid: str, new: str) -> bool:
+        """A session is about to move; see `fate`. Had its end been noted before?"""
+        before = await self._note(sid, {"moving": new})
+        return "ended" in before
 
     async def note_moved(self, sid: str, new: str) -> None:
         """A session has moved; its old key is gone."""

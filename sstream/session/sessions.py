@@ -477,6 +477,7 @@ class Sessions:
         old = session.id
         new_key = self._commits.key_of(new)
         placed: bytes | None = None
+        ending = False
         while True:
             parts = _without_move(self._commits.split_or_raise(old, text))
             moved = express.join(parts)
@@ -494,8 +495,8 @@ class Sessions:
                 self._commits.check_time(end)
                 continue
             placed = moved
-            await self._records.note_moving(old, new)
-            made, stored = await self._remove(old, text, new, end)
+            ending |= await self._records.note_moving(old, new)
+            made, stored = await self._remove(old, text, new, end, ending)
             if made:
                 break
             if stored is None:
@@ -522,11 +523,12 @@ class Sessions:
             if heard is not None:
                 await heard
 
-    async def _remove(self, old: str, text: bytes, new: str, end: float) -> tuple[bool, bytes | None]:
+    async def _remove(self, old: str, text: bytes, new: str, end: float, ending: bool) -> tuple[bool, bytes | None]:
         """Remove a session's ``text`` from the id ``old``; gives what `SessionStore.swap` gives.
 
         An answer that got lost is asked for again, until ``end``. That nothing is there then is our own doing:
-        whoever ends a session of which a move is noted notes that, or ends it at ``new`` too.
+        whoever ends a session of which a move is noted notes that, or ends it at ``new`` too. It is not where somebody
+        was ``ending`` it before the move was noted.
         """
         key = self._commits.key_of(old)
         with self._copies.doubting(old):
@@ -540,7 +542,9 @@ class Sessions:
                         await asyncio.sleep(_SETTLE_PAUSE)
                         with suppress(StoreError):  # told below, if it is so until the end
                             made, stored = await self.store.swap(key, text, None, 1)
-                            return made or (stored is None and await self._records.is_moving(old, new)), stored
+                            if made or stored is not None or ending:
+                                return made, stored
+                            return await self._records.is_moving(old, new), None
             except TimeoutError:
                 raise lost from None
 

@@ -968,6 +968,21 @@ async def test_a_logout_before_a_removal_is_made_again_wins(here, there):
     assert [await there.store.get(key) for key in keys] == [None, None]
 
 
+@pytest.mark.parametrize("after", [False, True])
+async def test_a_logout_before_the_move_is_noted_wins_though_the_removal_is_made_again(here, there, after):
+    session = await here.create({"a": 1})
+    old = session.id
+    here.store.race("swap", lambda: there.end(old, "logout"), key="sstream:fate:")
+    here.store.fail("swap", key=f"sess:{old}", after=after, times=1)
+
+    with pytest.raises(SessionGone):
+        await session.set_user_id("fred")
+
+    keys = {key for _, key in here.store.asked if key.startswith("sess:")}
+    assert len(keys) == 2
+    assert [await there.store.get(key) for key in keys] == [None, None]
+
+
 async def test_a_logout_that_is_only_half_done_when_the_removal_is_made_again_wins(here, there):
     session = await here.create({"a": 1})
     old = session.id

@@ -356,6 +356,11 @@ class Calls:
         if not self._flight:
             self._pool.leave()
 
+    def release(self) -> None:
+        """Hold the handler no longer, after `close`; not from within a call."""
+        if not self._flight:
+            self._handler = self._session_now = self._reader = self._targets = None
+
     def wind_down(self) -> None:
         """The process is going down: begin nothing more that waits, and end the streams; replies are still read.
 

@@ -37,6 +37,28 @@ class SessionListener(Protocol):
         """The browser is to trade ``ticket`` for its new cookie."""
 
 
+class _Nobody:
+    """Who listens when the socket is closed."""
+
+    def session_changed(self, keys: frozenset[str]) -> None:
+        pass
+
+    def session_moved(self) -> None:
+        pass
+
+    def session_ended(self, reason: str) -> None:
+        pass
+
+    def session_saved(self, keys: frozenset[str]) -> None:
+        pass
+
+    def session_offered(self, ticket: str) -> None:
+        pass
+
+
+_NOBODY: Final = _Nobody()
+
+
 class ConnectionSession:
     """Keeps a socket's `Session` between its calls and lets one call at a time use it.
 
@@ -132,7 +154,7 @@ class ConnectionSession:
 
     @property
     def listener(self) -> SessionListener:
-        """The socket's handler."""
+        """The socket's handler, as long as it is open."""
         return self._listener
 
     def stored(self) -> Session:
@@ -153,6 +175,7 @@ class ConnectionSession:
         """Let go; nothing is stored."""
         self._ended = self._closed = True
         self._copy = None
+        self._listener = _NOBODY  # the handler holds this: both would wait for the garbage collector
         if self._task is not None:
             self._task.cancel()
         if self.current is not None:

@@ -1,6 +1,8 @@
 """What a call costs the store: nothing, where it does not use the session."""
 
 import asyncio
+import gc
+import weakref
 
 import pytest
 
@@ -83,3 +85,26 @@ async def test_a_socket_with_a_forged_cookie_is_anonymous_and_asks_the_store_not
 
     assert await socket.call("cart.show") == {}
     assert memory.asked == []
+
+
+@pytest.mark.parametrize("path", ["/put?a=1", None])
+async def test_a_socket_that_has_closed_does_not_wait_for_the_garbage_collector(
+    store: StoreProbe, serve_live: ServeLive, path: str | None
+) -> None:
+    site = await serve_live(store)
+    browser = site.browser()
+    if path is not None:
+        await browser.get(path)
+    socket = await browser.connect()
+    await socket.call("cart.show")
+    await socket.call("add_async", 1, 1)
+    (handler,) = map(weakref.ref, site.app.sockets.values())
+    gc.collect()
+    gc.disable()
+
+    try:
+        await socket.close()
+
+        await eventually(lambda: handler() is None, "the handler is still there")
+    finally:
+        gc.enable()

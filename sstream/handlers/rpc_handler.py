@@ -347,6 +347,10 @@ class RPCHandler(SessionMixin, WebSocketHandler):
             self.session_ended(self._early_end)
         self._early_tickets, self._early_end = (), None
         self._forget_handshake()
+        if application.is_draining:
+            # Since `prepare`: the drain has not seen this socket, and would not wait for its calls.
+            self.close(1012, "restart")
+            return None
         if self._is_one_too_many():
             self.close(TOO_FAST, "too many sockets of one session")
             return None

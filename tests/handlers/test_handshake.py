@@ -13,7 +13,7 @@ from tornado.web import HTTPError
 from tornado.websocket import WebSocketHandler
 
 from sstream import Application, Limits, RPCError, SessionMixin, SessionOptions, load_session, rpc
-from sstream.testing import SocketClosed, StoreProbe, eventually, serve, within
+from sstream.testing import Closed, SocketClosed, StoreProbe, eventually, serve, within
 from tests.websocket.frames import frame
 
 from .live import CERTIFICATE, ENDED, PAGES, SECRET, SID, Live, ServeLive, WithView, refused, signed, stored
@@ -544,3 +544,22 @@ async def test_a_plain_websocket_handler_may_use_the_session_too(store: StorePro
     assert said == [{"a": "1", "said": "tea"}]
     assert changed == ["changed", ["a"]]
     assert await socket.closed() == ENDED
+
+
+async def test_a_socket_that_opens_after_a_drain_has_begun_is_sent_elsewhere_before_it_calls(
+    memory: StoreProbe, serve_live: ServeLive
+) -> None:
+    site = await serve_live(memory)
+    browser = site.browser()
+    await browser.get("/put?a=1")
+    held = memory.hold("get")
+    connecting = asyncio.create_task(browser.connect())
+    await held.wait()
+
+    draining = asyncio.create_task(site.app.drain())
+    await eventually(lambda: site.app.is_draining, "no drain has begun")
+    held.release()
+    socket = await connecting
+
+    assert await socket.closed() == Closed(1012, "restart")
+    await within(draining, "the drain does not end")

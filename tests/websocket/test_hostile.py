@@ -3,14 +3,17 @@
 import asyncio
 import dataclasses
 import logging
+import re
 import socket
 import sys
 import time
 from typing import Any
 
 import pytest
+from tornado.ioloop import IOLoop
 
 from sstream.limits import Limits
+from sstream.websocket.engine import Engine
 from tests.websocket.conftest import QUIET, Handler, Serve
 from tests.websocket.frames import compress, frame
 from tests.websocket.peer import Peer, Received
@@ -86,16 +89,26 @@ async def test_invalid_deflate_data_is_1007(serve: Serve, data: bytes) -> None:
     assert await peer.receive_close() == 1007
 
 
-async def test_complaints_are_logged_once_a_second(serve: Serve, caplog: Any) -> None:
+async def test_complaints_are_logged_once_in_a_while(
+    serve: Serve, caplog: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     caplog.set_level(logging.INFO, "sstream.websocket")
+    hour = 3600.0  # seconds, and not one: longer than any machine stands still
+    monkeypatch.setattr("sstream.websocket.engine._SECONDS_PER_COMPLAINT", hour)
     site = await serve(Guarded)
 
-    for _ in range(5):
+    async def misbehave() -> None:
         peer = await site.connect()
         peer.send(frame(3))
         assert await peer.receive_close() == 1002
 
-    assert len([record for record in caplog.records if record.name == "sstream.websocket"]) == 1
+    for _ in range(5):
+        await misbehave()
+    Engine.of(IOLoop.current())._complained -= hour
+    await misbehave()
+
+    lines = [record.getMessage() for record in caplog.records if record.name == "sstream.websocket"]
+    assert [re.findall(r"\((\d) more since the last\)", line) for line in lines] == [[], ["4"]]
 
 
 @pytest.mark.parametrize(

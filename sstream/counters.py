@@ -31,6 +31,8 @@ _CODES: Final = 32  # codes of one method that are told apart: who calls may hav
 # Of so many calls that are answered at once, one is timed; a prime, so that it fits no batch. To time one takes about
 # 12 us of a server's time, most of it for code and data that are in no cache: one of 251 was 2.5 % of all, at depth 16.
 _STRIDE: Final = 2003
+# Those for who looks on, primes too. None is below 1: a stride of 0, each is timed, is chosen once and for all.
+_CLOSER: Final = (1, 3, 5, 11, 23, 47, 97, 199, 401, 997, _STRIDE)
 _CLOSE_CODES: Final = frozenset({*range(1000, 1004), *range(1005, 1016), 4401, 4408, 4429})
 
 
@@ -71,8 +73,9 @@ class CallWatch:
 class MethodCounts:
     """The calls of one method by one codec.
 
-    One of 2,003 that are answered at once is timed, and the first after each `CallCounts.time_next`; it stands for
-    those since the last one. What has to wait, or goes through middleware, is timed each time.
+    One of 2,003 that are answered at once is timed, and the first after each `CallCounts.time_next`; more while
+    somebody looks on (`CallCounts.look_closer`). It stands for those since the last one. What has to wait, or goes
+    through middleware, is timed each time.
 
     Attributes:
         untimed: One step of it, which gives ``way``, is taken for each call that begins; that is how they are counted.
@@ -85,6 +88,7 @@ class MethodCounts:
 
     __slots__ = (
         "_before",
+        "_seen",
         "_size",
         "_stood_for",
         "_told",
@@ -110,6 +114,7 @@ class MethodCounts:
         self._before = 0  # what was counted elsewhere than in `untimed`
         self._stood_for = 0  # how many calls those that were timed stood for
         self._told = 0
+        self._seen = 0  # how many calls there were when `look_closer` was asked last
         self.undone = 0
         self.later = 0
         self.errors: dict[int, int] = {}
@@ -130,6 +135,19 @@ class MethodCounts:
     def time_next(self) -> None:
         """Time the next call that is answered at once."""
         self.begin(0)
+
+    def look_closer(self, samples: int) -> None:
+        """Time about ``samples`` of as many calls as have come since this was asked last."""
+        count = self._count()
+        came, self._seen = count - self._seen, count
+        if self.stride:
+            self.stride = _CLOSER[bisect_left(_CLOSER, min(max(came // samples, 1), _STRIDE))]
+        self.time_next()
+
+    def look_away(self) -> None:
+        """Time as few calls as before `look_closer`."""
+        if self.stride:
+            self.stride = _STRIDE
 
     def answer(self) -> None:
         """Another call was answered at once, for which no step of ``untimed`` was taken when it began."""
@@ -200,6 +218,16 @@ class CallCounts:
         """Time the next call of each method: called every second or so, it makes rare calls count as they are."""
         for method in self.methods:
             method.time_next()
+
+    def look_closer(self, samples: int) -> None:
+        """Time about ``samples`` calls of each method until this is asked again, if as many come as since last time."""
+        for method in self.methods:
+            method.look_closer(samples)
+
+    def look_away(self) -> None:
+        """Nobody looks on any more."""
+        for method in self.methods:
+            method.look_away()
 
 
 class SocketCounts:

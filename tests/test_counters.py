@@ -103,6 +103,42 @@ async def test_every_call_is_counted_and_one_of_2003_timed_for_all() -> None:
     calls.close()
 
 
+@pytest.mark.parametrize(
+    ("calls_a_second", "timed"),
+    # 200 of a second are wanted, and of more calls than that at least half of it is had.
+    [(50, 50), (200, 200), (1000, 200), (10_000, 104), (100_000, 101)],
+)
+async def test_who_looks_closer_has_enough_of_a_busy_method_timed(calls_a_second: int, timed: int) -> None:
+    handler, counts = Live.__new__(Live), CallCounts()
+    handler.id = "s"
+    seen: list[tuple[Any, ...]] = []
+    counts.watch.watcher = lambda *call: seen.append(call)
+    calls = Calls(handler, Registry.of(Live), MSGPACK, Limits(), lambda payload: None, counts=counts)
+    payload = MSGPACK.encode((0, 1, "add", (1, 2)))
+    (add,) = (method for method in counts.methods if method.name == "add")
+    counts.look_closer(200)
+
+    def pass_second() -> int:
+        seen.clear()
+        for _ in range(calls_a_second):
+            calls.receive(payload)
+        counts.look_closer(200)
+        return len(seen)
+
+    pass_second()
+
+    assert pass_second() == timed
+    assert add.answered == 2 * calls_a_second
+    counts.look_away()
+    for _ in range(2003):
+        calls.receive(payload)
+    seen.clear()
+    for _ in range(2003):
+        calls.receive(payload)
+    assert len(seen) == 1
+    calls.close()
+
+
 def test_after_time_next_a_rare_call_is_timed_and_stands_for_those_since_the_last() -> None:
     method = MethodCounts("add", CallWatch())
     method.begin()

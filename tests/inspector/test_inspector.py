@@ -151,16 +151,21 @@ async def test_it_streams_rates_and_remembers_slow_failed_and_changed() -> None:
 async def test_when_nobody_watches_nothing_is_done() -> None:
     async with serve(application()) as site:
         counters = site.app.counters
+        await site.browser().connect()
         before = len(asyncio.all_tasks())
         inspector = await site.browser().connect(f"{PATH}/ws")
         stream = inspector.stream("sstream.inspector.watch")
         await anext(stream)
         assert counters.calls.watch.watcher is not None
 
+        await anext(stream)
+        closer = {method.stride for method in counters.calls.methods if method.stride}
+
         await stream.aclose()
         await inspector.close()
 
         await eventually(lambda: counters.calls.watch.watcher is None, "it still watches calls")
+        assert (closer, {method.stride for method in counters.calls.methods}) == ({1}, {0, 2003})
         assert counters.sessions.watcher is None
         await eventually(lambda: len(asyncio.all_tasks()) <= before, "a task goes on")
         assert counters.lag.count == 0

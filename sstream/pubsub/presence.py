@@ -5,6 +5,7 @@ import logging
 import secrets
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Final
 
 import msgspec
@@ -22,6 +23,7 @@ __all__ = ["Presence", "PresenceOptions", "Present"]
 log = logging.getLogger("sstream.pubsub")
 
 MAX_ABOUT: Final = 1024  # bytes of what is told of a user, encoded
+AT_ONCE: Final = 500  # channels whose heartbeats are on their way together
 TICK: Final = 0.002  # seconds; a broker may count in milliseconds
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -200,15 +202,25 @@ class Presence:
     async def _beat(self) -> None:
         while True:
             await asyncio.sleep(self._heartbeat)
-            try:
-                for topic, users in list(self._here.items()):
-                    await self._broker.enter(topic, self._node, dict(users), self._ttl)
-                for topic in {*self._hub.present_topics} - self._here.keys():
-                    await self._broker.sweep(topic)
-            except BrokerError as error:
-                log.info("presence: a heartbeat was lost: %s", error)
-            except Exception:
-                log.exception("presence: a heartbeat failed")
+            topics = iter(dict.fromkeys((*self._here, *self._hub.present_topics)))
+            while some := list(islice(topics, AT_ONCE)):
+                lost = [error for error in await asyncio.gather(*map(self._renew, some)) if error is not None]
+                if lost:
+                    log.info("presence: %d heartbeats were lost: %s", len(lost), lost[0])
+
+    async def _renew(self, topic: str) -> BrokerError | None:
+        """Say again who is here, or look who is gone. What goes wrong in one channel is no other's affair."""
+        users = self._here.get(topic)
+        try:
+            if users is not None:
+                await self._broker.enter(topic, self._node, dict(users), self._ttl)
+            else:
+                await self._broker.sweep(topic)
+        except BrokerError as error:
+            return error
+        except Exception:
+            log.exception("presence: a heartbeat failed")
+        return None
 
     def _sweep_after(self, topic: str, seconds: float) -> None:
         if topic not in self._timers:

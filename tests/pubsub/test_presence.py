@@ -185,6 +185,27 @@ async def test_heartbeat_keeps_those_who_stay(expect_log):
         assert node.seen == [("joined", "42")]
 
 
+async def test_heartbeat_that_fails_in_one_channel_reaches_the_others():
+    class Lame(MemoryBroker):
+        lame = False
+
+        async def enter(self, topic, *arguments):
+            if self.lame and topic == "channel:here1":
+                raise BrokerError("its shard is away")
+            await super().enter(topic, *arguments)
+
+    async with Node(Lame(), heartbeat=0.02) as node:
+        for number in (1, 2):
+            await node.presence.enter(Inbox(), f"here{number}", "42")
+        until = node.broker._attendances["channel:here2"].until["42"]
+        before = until[node.presence._node]
+
+        node.broker.lame = True
+        await eventually(lambda: node.broker._attendances["channel:here2"].until["42"][node.presence._node] > before)
+
+        assert [present.user for present in await node.presence.list("here1")] == ["42"]
+
+
 async def test_closed_node_lets_everybody_go_with_grace(node):
     async with Node(node.broker.share(), grace=30) as other:
         await other.presence.enter(Inbox(), "here", "42")

@@ -24,14 +24,25 @@ APP = "tests.apps.running:make_app"
 
 Run = Callable[..., tuple[Process, Browser]]
 
+# The command, whose supervisor gives processes a minute where it gives them a second to say what they cut.
+PATIENT = """
+import sys
+from sstream.__main__ import main
+from sstream.commands import supervisor
+
+supervisor.LAST = 60.0
+sys.exit(main())
+"""
+
 
 @pytest.fixture
 def run(redis_url: str) -> Iterator[Run]:
     """``run("--processes", "2", DRAIN="1")``: a process and a visitor of it; keywords are its environment."""
     with ExitStack() as processes:
 
-        def run(*options: str, app: str = APP, **env: str) -> tuple[Process, Browser]:
-            command = [sys.executable, "-W", "error", "-m", "sstream", "run", app, "--port", "0", *options]
+        def run(*options: str, app: str = APP, patient: bool = False, **env: str) -> tuple[Process, Browser]:
+            program = ["-c", PATIENT] if patient else ["-m", "sstream"]
+            command = [sys.executable, "-W", "error", *program, "run", app, "--port", "0", *options]
             process = processes.enter_context(Process(*command, cwd=ROOT, env={"REDIS_URL": redis_url, **env}))
             url = process.wait_for(r"listening on (http://127\.0\.0\.1:\d+)", timeout=60)[1]
             return process, Browser(url)
@@ -154,7 +165,7 @@ def _waiting(browser: Browser) -> int:
 
 
 async def test_a_second_signal_ends_several_processes_at_once_and_each_says_what_is_cut(run: Run) -> None:
-    process, browser = run("--processes", "2")
+    process, browser = run("--processes", "2", patient=True)
     sockets = [await browser.connect() for _ in range(2)]
     for tab in sockets:
         tab.ask("for_ever")
@@ -164,7 +175,7 @@ async def test_a_second_signal_ends_several_processes_at_once_and_each_says_what
 
     process.send(signal.SIGTERM)
 
-    assert await asyncio.to_thread(process.wait, 20.0) == -signal.SIGTERM
+    assert await asyncio.to_thread(process.wait, 60.0) == -signal.SIGTERM
     cut = re.findall(r"which cuts (\d) calls?, 0 pages, (\d) sockets?", process.log)
     assert [sum(map(int, counts)) for counts in zip(*cut, strict=True)] == [2, 2]
     await browser.close()

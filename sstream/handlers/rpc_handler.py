@@ -387,7 +387,7 @@ class RPCHandler(SessionMixin, WebSocketHandler):
         # Whatever is published when the browser hears from us reaches it. If the broker is away, the socket is told of
         # the gap later.
         with contextlib.suppress(BrokerError):
-            await self._bind(*self.application.hub.topics_of(self))
+            await self.application.hub.acknowledged(self)
         if opened is not None:
             await opened
         self._push_view()

@@ -165,6 +165,14 @@ class Hub:
         """
         self._join(socket, topics)
 
+    async def acknowledged(self, socket: Socket) -> None:
+        """Return when the broker listens to all that ``socket`` is bound to: whatever is published then reaches it.
+
+        Raises:
+            BrokerError: The broker did not answer; the socket is told of the gap when it is back.
+        """
+        await self._acknowledged(self._sockets.get(socket, ()))
+
     async def follow(
         self, socket: Socket, topic: str, since: Position | None = None, *, replay: bool = True
     ) -> Recovery:

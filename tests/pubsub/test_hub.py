@@ -190,6 +190,21 @@ async def test_bind_returns_when_the_broker_listens(hub, broker):
     assert broker._topics == {LOBBY}
 
 
+async def test_joined_socket_may_wait_until_the_broker_listens(hub, broker):
+    broker.gate.clear()
+    socket = Inbox()
+    hub.join(socket, "all", LOBBY)
+    waiting = asyncio.ensure_future(hub.acknowledged(socket))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+
+    broker.gate.set()
+    await waiting
+
+    assert broker._topics == {"all", LOBBY}
+    await hub.acknowledged(Inbox())  # who is bound to nothing waits for nobody
+
+
 async def test_socket_that_goes_while_it_is_being_bound_leaves_nothing(hub, broker):
     broker.gate.clear()
     inbox = Inbox()

@@ -4,12 +4,15 @@ On the wire and in the broker it is ``[2, event, args]`` or ``[2, event, args, {
 MessagePack; docs/reference-publish-format.md tells it for other programs.
 """
 
+import logging
 from collections.abc import Sequence
 from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 
 __all__ = ["GAP", "Burst", "Message", "Position", "encode_event", "joined_event", "left_event", "number_event"]
+
+log = logging.getLogger("sstream.pubsub")
 
 GAP: Final = "sstream:gap"  # the event that tells a socket: you may have missed something here
 
@@ -37,7 +40,15 @@ class _Event(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
 _decode_event = msgspec.msgpack.Decoder(_Event).decode
 _decode = msgspec.msgpack.Decoder().decode
 _encode = msgspec.msgpack.Encoder().encode
-_encode_text = msgspec.json.Encoder(enc_hook=lambda value: None).encode  # MessagePack's ext types: JSON has none
+
+
+def _null(value: Any) -> None:
+    """What stands in JSON for MessagePack's ext types, which it has not; keys that are no text it has not either."""
+    if type(value) is not msgspec.msgpack.Ext:
+        raise TypeError(f"{type(value).__name__} cannot be told in JSON")
+
+
+_encode_text = msgspec.json.Encoder(enc_hook=_null).encode
 
 
 class Message:
@@ -91,9 +102,18 @@ class Message:
 
     @property
     def text(self) -> str:
-        """The same event as JSON text; bytes stand in it as base64."""
+        """The same event as JSON text; bytes stand in it as base64.
+
+        One that JSON cannot hold (a key is nil or a boolean, a text no UTF-8) is a gap.
+        """
         if self._text is None:
-            self._text = _encode_text(_decode(self.payload)).decode()
+            try:
+                self._text = _encode_text(_decode(self.payload)).decode()
+            except (msgspec.DecodeError, TypeError, ValueError, RecursionError) as error:
+                meta = _decode_event(self.payload).meta
+                channel = None if meta is None else meta.channel
+                log.warning("an event cannot be told in JSON, its sockets are told of a gap: %s", error)
+                self._text = Message.gap(channel, self.position).text
         return self._text
 
 

@@ -147,3 +147,24 @@ def test_argument_that_contains_itself_is_named():
 def test_event_without_a_name_is_refused(event):
     with pytest.raises(TypeError, match="an event has a name"):
         encode_event(event, [])
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [encode_event("n", [{key: 1}], "lobby") for key in (None, True, (1, 2))]
+    + [b"\x94\x02\xa1n\x91\xa2\xff\xfe\x81\xa7channel\xa5lobby"],
+)
+def test_what_json_cannot_hold_is_a_gap_in_text_and_told_once(payload, expect_log):
+    expect_log("an event cannot be told in JSON, its sockets are told of a gap", count=1)
+    message = Message.parse(payload)
+
+    texts = [message.text for _ in range(2)]
+
+    assert [json.loads(text) for text in texts] == [[2, "sstream:gap", ["lobby"]]] * 2
+
+
+def test_gap_for_a_numbered_event_says_where_it_goes_on(expect_log):
+    expect_log("cannot be told in JSON")
+    message = Message.parse(number_event(encode_event("n", [{None: 1}]), "lobby", Position(7, "e")))
+
+    assert json.loads(message.text)[3] == {"channel": "lobby", "offset": 7, "epoch": "e"}

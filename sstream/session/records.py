@@ -92,6 +92,11 @@ class Records:
         text = await self._store.get(_FATE + sid)
         return text is not None and json.loads(text).get("moving") == new
 
+    async def is_past(self, sid: str) -> bool:
+        """Has a session moved or ended, by what was noted last? If it is stored, somebody wrote it again since."""
+        text = await self._store.get(_FATE + sid)
+        return text is not None and "moving" not in json.loads(text)
+
     async def note_ended(self, sid: str, reason: str) -> str | None:
         """A session has ended; its key is gone. Gives the id to which it was moving, or had moved before."""
         before = await self._note(sid, {"ended": reason})

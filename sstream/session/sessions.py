@@ -452,6 +452,14 @@ class Sessions:
         announced = announced_move(session.bookkeeping)
         if announced is None or new not in {None, announced[0]}:
             return False
+        if announced[1] + self.options.renew_grace <= self._clock() or await self._records.is_past(old):
+            # Express had read it before it moved, and has written it since. To move it once more would undo what was
+            # done at its new id, or bring it back there if it was ended.
+            await self._records.note_ended(old, "expired")
+            with self._copies.doubting(old):
+                await self.store.delete(self._commits.key_of(old))
+            self._copies.end(old, "expired")
+            return False
         await self._move(session, announced[0], {})
         return True
 

@@ -1053,6 +1053,35 @@ async def test_the_grace_time_ends_even_if_the_process_that_announced_it_is_gone
     assert await there.store.ttl(f"sess:{new}") > 60
 
 
+@pytest.mark.parametrize("turned", [31, 3600], ids=["soon", "much later"])
+@pytest.mark.parametrize("is_ended", [False, True], ids=["goes on", "was ended"])
+async def test_what_express_writes_under_the_old_id_after_the_move_touches_nothing_at_the_new_one(
+    here, there, open_socket, clock, turned, is_ended
+):
+    session = await here.create({"a": 1})
+    old = session.id
+    socket = await open_socket(here, old)
+    async with socket.turn() as session:
+        await session.set_user_id("fred")
+    read_by_express = await there.store.get(f"sess:{old}")
+    new = await there.trade(socket.offered[0], old)
+    new["b"] = 2
+    await new.save()
+    if is_ended:
+        await there.end(new.id)
+    await there.store.swap(f"sess:{old}", None, read_by_express, 86400)
+    stray = await open_socket(there, old)  # of whoever has the old cookie still
+    clock.turn(turned)
+
+    assert await there.get(old) is None
+
+    assert await there.store.get(f"sess:{old}") is None
+    await eventually(lambda: stray.ended, "who came under the old id goes on")
+    found = await there.get(new.id)
+    assert (dict(found) if found is not None else None) == (None if is_ended else {"a": 1, "b": 2, "userId": "fred"})
+    assert is_ended or await there.store.ttl(f"sess:{new.id}") > 60
+
+
 async def test_a_second_login_on_a_socket_replaces_the_first(here, there, open_socket):
     session = await here.create({"a": 1})
     socket = await open_socket(here, session.id)

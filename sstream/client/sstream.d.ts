@@ -29,8 +29,8 @@ export interface Options {
    */
   backoff?: { min?: number; max?: number; random?: () => number };
   /**
-   * Seconds that a call may take, waiting for the connection included; `null` for no end. Default: 30 here, and what
-   * the method has there. If set, here or at a call, the server is told.
+   * Seconds that a call may take, waiting for the connection included; `null` for no end here. Default: 30 here, and
+   * what the method has there. Seconds that are set, here or at a call, are told to the server.
    */
   timeout?: number | null;
   /** How many calls may wait for the connection, and how many events for an iterator of a channel. Default: 1000. */
@@ -50,7 +50,8 @@ export interface CallOptions {
   signal?: AbortSignal;
   /**
    * Wait for the next connection if there is none, and *send the call again* if the connection is lost before the
-   * reply: it may then run twice. Without it a call is sent at most once. Default: false.
+   * reply: it may then run twice. Without it a call is sent at most once. Default: false. Of those that wait, the
+   * first 64 are sent at once, and then 60 a second: a server closes whoever sends much more (4429).
    */
   queue?: boolean;
   /** A W3C trace context for the server. */

@@ -3,16 +3,17 @@
 import { decode, encode } from "./vendor/msgpack.js";
 
 // The first element of a message.
-const CALL = 0; //   [0, id, method, params, meta?]   both ways
-const REPLY = 1; //  [1, id, error, result]           both ways
-const EVENT = 2; //  [2, event, args, meta?]          and to the server [2, method, params], a call without reply
-const CANCEL = 3; // [3, id]                          both ways
-const ITEM = 4; //   [4, id, item]                    one item of a stream
-const MORE = 5; //   [5, id, n]                       n more of them, please
+const CALL = 0; //   [0, id, method, params, meta?]
+const REPLY = 1; //  [1, id, error, result]
+const EVENT = 2; //  [2, event, args, meta?], and to the server [2, method, params]
+const CANCEL = 3; // [3, id]
+const ITEM = 4; //   [4, id, item]
+const MORE = 5; //   [5, id, n]
 
 const TIMEOUT = 30; // of a call that says nothing else
 const SILENCE = 30; // after so long without a word of the server, ask for one
 const ANSWER = 10; //  how long that may take, or a handshake
+const FIRST = 64; //   calls that waited are sent when connected, then 60 a second: more may be too fast
 const STABLE = 10; //  a connection that lasts so long sets the backoff back
 
 // Like 4xx in HTTP, 4400 to 4499 are final, except for: slow consumer, too fast.
@@ -32,15 +33,18 @@ const [EMIT, RECEIVE, SYNC, END] = ["emit", "receive", "sync", "end"].map(Symbol
 const report = (error) => (globalThis.reportError ?? console.error)(error);
 
 export class RPCError extends Error {
+  name = "RPCError";
+
   constructor(code, message, data = null) {
     super(message);
-    this.name = new.target.name;
     this.code = code;
     this.data = data;
   }
 }
 
-export class TimeoutError extends RPCError {}
+export class TimeoutError extends RPCError {
+  name = "TimeoutError";
+}
 
 export class ClosedError extends Error {
   name = "ClosedError";
@@ -147,8 +151,12 @@ class Channel extends Emitter {
   unsubscribe() {
     this[END]({});
     return this.#next(async () => {
-      if (this.#wanted || this.#socket.state !== "connected") return;
-      await this.#socket.call("sstream.unsubscribe", [this.name]);
+      if (this.#wanted) return;
+      try {
+        if (this.#socket.state === "connected") await this.#socket.call("sstream.unsubscribe", [this.name]);
+      } finally {
+        if (!this.#wanted) this.position = null;
+      }
     });
   }
 
@@ -188,8 +196,8 @@ class Channel extends Emitter {
       } catch (error) {
         failure = error;
       }
-      const { missed = [], recovered, offset, epoch } = reply;
       this.#held = null;
+      const { missed = [], recovered, offset, epoch } = reply;
       if (recovered === false) {
         this.position = null;
         this.#gap();
@@ -200,7 +208,7 @@ class Channel extends Emitter {
       const seen = this.position?.epoch === epoch ? this.position?.offset : -1;
       if (this.#wanted && offset > seen) this.position = { offset, epoch };
       for (const { resolve } of this.#waiting.splice(0)) resolve({ offset, epoch, recovered });
-    });
+    }).catch((error) => this[END]({ error })); // the reply was none
   }
 
   #failed(error) {
@@ -253,15 +261,16 @@ class Socket extends Emitter {
   #options;
   #websocket = null; // what stands here has our handlers, what stood here has none
   #timer; //            of the handshake, the silence or the next attempt
+  #flow; //             the timer of what is sent later
   #attempts = 0; //     since the last connection that lasted
   #openedAt = 0;
   #heardAt = 0;
   #lastId = 0;
   #calls = new Map(); //    id -> call that has no reply yet
   #unsent = new Set(); //   those of them that wait for a connection
-  #exposed = new Map(); //  name -> function
+  #exposed = new Map();
   #running = new Map(); //  id -> AbortController of a call by the server
-  #channels = new Map(); // name -> Channel
+  #channels = new Map();
   #trading = Promise.resolve(); // a ticket needs the cookie of the one before
   #page = null; //          AbortController of our listeners there
 
@@ -344,7 +353,7 @@ class Socket extends Emitter {
 
   expose(name, fn) {
     this.#exposed.set(name, fn);
-    return () => this.#exposed.delete(name);
+    return () => this.#exposed.get(name) === fn && this.#exposed.delete(name);
   }
 
   channel(name) {
@@ -383,7 +392,7 @@ class Socket extends Emitter {
     clearTimeout(this.#timer);
     this.#openedAt = this.#heardAt = Date.now();
     this.#timer = setInterval(() => this.#listen(), SILENCE * 1000);
-    for (const call of this.#unsent) this.#transmit(call);
+    this.#flush(FIRST);
     this.#enter("connected");
     for (const channel of this.#channels.values()) channel[SYNC]();
   }
@@ -417,6 +426,7 @@ class Socket extends Emitter {
 
   #drop(status, mayWait) {
     clearTimeout(this.#timer);
+    clearTimeout(this.#flow);
     const websocket = this.#websocket;
     this.#websocket = null;
     if (websocket) {
@@ -489,12 +499,17 @@ class Socket extends Emitter {
       if (this.state === "connected") this.#listen();
     };
     const milliseconds = 1000 * (timeout === undefined ? TIMEOUT : (timeout ?? Infinity));
-    const timer = milliseconds < 2 ** 31 ? setTimeout(expire, milliseconds) : undefined; // setTimeout takes 31 bits
+    const timer = milliseconds < 2 ** 31 ? setTimeout(expire, milliseconds) : undefined;
     signal?.addEventListener("abort", abort);
     Object.assign(call, { id, queue, cancel, sent: false, resolve: settle(call.resolve), reject: settle(call.reject) });
     this.#calls.set(id, call);
     this.#unsent.add(call);
-    if (state === "connected") this.#transmit(call);
+    if (state === "connected" && !(queue && this.#unsent.size > 1)) this.#transmit(call);
+  }
+
+  #flush(count) {
+    for (const call of [...this.#unsent].slice(0, count)) this.#transmit(call);
+    if (this.#unsent.size > 0) this.#flow = setTimeout(() => this.#flush(6), 100);
   }
 
   #transmit(call) {
@@ -519,8 +534,8 @@ class Socket extends Emitter {
     try {
       this.#take(typeof data === "string" ? JSON.parse(data, noProto) : decode(new Uint8Array(data)));
     } catch (error) {
-      this.#fail(error);
       this.#lost(1007, "the server sent what is no message");
+      this.#fail(error);
     }
   }
 
@@ -542,7 +557,7 @@ class Socket extends Emitter {
     if (event === GAP) return void this[EMIT]("gap", name);
     // Whoever may publish in a channel may name an event as we do.
     if (name === null && event === "sstream:ticket") {
-      this.#trading = this.#trading.then(() => this.#trade(...args));
+      this.#trading = this.#trading.then(() => this.#trade(...args)).catch((error) => this.#fail(error));
       return;
     }
     if (name === null && event === "session") this.session = args[0];
@@ -561,15 +576,17 @@ class Socket extends Emitter {
     this.#running.set(id, running);
     const reply = (error, result) => this.#websocket === websocket && this.#send([REPLY, id, error, result]);
     try {
-      const fn = this.#exposed.get(name);
-      if (!fn) throw new RPCError(-32601, `no method ${name}`);
-      reply(null, await fn.apply({ signal: running.signal }, params));
-    } catch (error) {
-      if (error instanceof RPCError) reply([error.code, error.message, error.data], null);
-      else {
-        report(error);
-        reply([-32603, "internal error", null], null);
+      try {
+        const fn = this.#exposed.get(name);
+        if (!fn) throw new RPCError(-32601, `no method ${name}`);
+        reply(null, await fn.apply({ signal: running.signal }, params));
+      } catch (error) {
+        if (!(error instanceof RPCError)) throw error;
+        reply([error.code, error.message, error.data], null);
       }
+    } catch (error) {
+      report(error);
+      reply([-32603, "internal error", null], null);
     }
     if (this.#websocket === websocket) this.#running.delete(id);
   }
@@ -581,14 +598,15 @@ class Socket extends Emitter {
     const body = JSON.stringify({ ticket });
     for (let attempt = 1; ; attempt++) {
       try {
-        const request = { method: "POST", headers, body, credentials: "same-origin", keepalive: true };
+        const signal = AbortSignal.timeout(ANSWER * 1000);
+        const request = { method: "POST", headers, body, credentials: "same-origin", keepalive: true, signal };
         const { fetch } = this.#options; // a method it must not be
         const { ok, status } = await fetch(url, request);
         if (ok) return;
         if (status < 500) attempt = 5;
         throw new Error(`the ticket was answered by ${status}`);
       } catch (error) {
-        if (attempt >= 5) return this.#fail(error);
+        if (attempt >= 5) throw error;
       }
       await new Promise(resolve => setTimeout(resolve, Math.random() * 1000 * 2 ** attempt));
     }

@@ -13,8 +13,16 @@ const modules = join(source, "dist.esm");
 const UNUSED = {
   Decoder:
     "constructor clone decode decodeMulti decodeAsync decodeArrayStream decodeStream decodeMultiAsync " +
-    "appendBuffer createExtraByteError decodeExtension readArraySize readI64 readU64",
-  Encoder: "constructor clone encode encodeSharedRef encodeObject encodeExtension reinitializeState",
+    "appendBuffer createExtraByteError decodeExtension readArraySize readI64 readU64 stateIsMapKey",
+  Encoder: "constructor clone encode encodeSharedRef encodeObject encodeExtension reinitializeState writeF32",
+};
+
+// Fields that only those methods use, or that codec.js has itself.
+const IDLE = {
+  Decoder:
+    "extensionCodec context maxStrLength maxBinLength maxArrayLength maxMapLength maxExtLength keyDecoder " +
+    "mapKeyConverter entered",
+  Encoder: "extensionCodec context initialBufferSize pos view bytes entered",
 };
 
 // Options, and the one value that codec.js would give them.
@@ -49,9 +57,19 @@ const CHANGES = {
   ],
   // TextEncoder for short text too.
   "utils/utf8": [[/if \(str\.length > TEXT_ENCODER_THRESHOLD\) \{\n(.*)\n +\}\n +else \{\n.*\n +\}/, "$1"]],
+  // Every engine of today has these.
+  "utils/int": [
+    [/(function setUint64.*\{\n)[^]*?^\}/m, "$1view.setBigUint64(offset, BigInt(value));\n}"],
+    [/(function setInt64.*\{\n)[^]*?^\}/m, "$1view.setBigInt64(offset, BigInt(value));\n}"],
+    [/(function getInt64.*\{\n)[^]*?^\}/m, "$1return Number(view.getBigInt64(offset));\n}"],
+  ],
   "utils/prettyByte": [[/return `.*`/, "return byte"]],
   "utils/typedArrays": [[/^( +)else if \(isArrayBufferLike[^]*^    \}\n/m, ""]],
-  timestamp: [[/`Unrecognized data size.*`/, '"no timestamp"']],
+  timestamp: [
+    [/`Unrecognized data size.*`/, '"no timestamp"'],
+    [/^const TIMESTAMP32_MAX_SEC.*\n/m, ""],
+    [/^const TIMESTAMP64_MAX_SEC.*\n/m, ""],
+  ],
   DecodeError: [[/^export class [^]*^\}/m, "export const DecodeError = TypeError;"]],
 };
 
@@ -76,6 +94,7 @@ async function load(path) {
   let text = await readFile(path, "utf8");
   for (const method of UNUSED[name]?.split(" ") ?? [])
     text = change(text, new RegExp(`^    (?:async )?\\*?${method}\\([^\\n]*\\{\\n[^]*?^    \\}\\n`, "m"), "");
+  for (const field of IDLE[name]?.split(" ") ?? []) text = change(text, new RegExp(`^    ${field}( = .*)?;\n`, "m"), "");
   for (const [what, by] of CHANGES[name] ?? []) text = change(text, what, by);
   for (const [option, value] of Object.entries(FIXED))
     text = text.replace(new RegExp(`^ +${option};\n`, "m"), "").replaceAll(`this.${option}`, String(value));

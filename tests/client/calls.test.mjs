@@ -413,6 +413,9 @@ test("an exposed function refuses with an RPCError, and any other error stays he
     throw new Error("secret");
   });
   s.expose("unsendable", () => Symbol("no"));
+  s.expose("unspeakable", () => {
+    throw new RPCError(4003, "not you", Symbol("no"));
+  });
 
   peer.send([0, 1, "refuse", []]);
   assert.deepEqual(await peer.take(), [1, 1, [4003, "not you", { who: "me" }], null]);
@@ -420,7 +423,9 @@ test("an exposed function refuses with an RPCError, and any other error stays he
   assert.deepEqual(await peer.take(), [1, 2, [-32603, "internal error", null], null]);
   peer.send([0, 3, "unsendable", []]);
   assert.deepEqual(await peer.take(), [1, 3, [-32603, "internal error", null], null]);
-  assert.equal(logged.mock.callCount(), 2);
+  peer.send([0, 4, "unspeakable", []]);
+  assert.deepEqual(await peer.take(), [1, 4, [-32603, "internal error", null], null]);
+  assert.equal(logged.mock.callCount(), 3);
 });
 
 test("the server can cancel what it called", async (t) => {
@@ -591,4 +596,74 @@ test("bytes go through both ways", async (t) => {
   peer.reply(id, params);
 
   assert.deepEqual(await reply, [new Uint8Array([0, 255]), new Uint8Array([1, 0])]);
+});
+
+test("what is taken back is that function alone, not the one that took its place", async (t) => {
+  const { s, peer } = await open(t);
+  const takeBack = s.expose("who", () => "the first");
+  s.expose("who", () => "the second");
+
+  takeBack();
+  peer.send([0, 1, "who", []]);
+
+  assert.deepEqual(await peer.take(), [1, 1, null, "the second"]);
+});
+
+test("many calls that waited are sent one after another, so that no server is flooded, and in order", async (t) => {
+  mockTime(t);
+  const { server, s, peer } = await open(t);
+  const lost = next(s, "waiting");
+  peer.cut();
+  await lost;
+  for (let i = 0; i < 75; i++) s.call("work", [i], { queue: true }).catch(() => {});
+
+  t.mock.timers.tick(0);
+  const again = await server.accept();
+  await s.ready();
+  s.call("work", [75], { queue: true }).catch(() => {}); // those that wait are first
+  s.call("now").catch(() => {});
+  const taken = [];
+  const takeUntilNow = async () => {
+    for (;;) {
+      const [, , name, params] = await again.take();
+      if (name !== "work") return;
+      taken.push(params[0]);
+    }
+  };
+
+  await takeUntilNow();
+  assert.equal(taken.length, 64);
+  t.mock.timers.tick(100);
+  s.notify("now");
+  for (let i = 0; i < 6; i++) taken.push((await again.take())[3][0]);
+  assert.deepEqual(await again.take(), [2, "now", []]);
+  t.mock.timers.tick(100);
+  for (let i = 0; i < 6; i++) taken.push((await again.take())[3][0]);
+  assert.deepEqual(taken, Array.from({ length: 76 }, (_, i) => i));
+});
+
+test("a connection that is lost while calls still wait sends none twice by itself", async (t) => {
+  mockTime(t);
+  const { server, s, peer } = await open(t);
+  let lost = next(s, "waiting");
+  peer.cut();
+  await lost;
+  for (let i = 0; i < 65; i++) s.call("work", [i], { queue: true }).catch(() => {});
+  t.mock.timers.tick(0);
+  const again = await server.accept();
+  await s.ready();
+  lost = next(s, "waiting");
+  again.cut();
+  await lost;
+
+  t.mock.timers.tick(0);
+  const third = await server.accept();
+  await s.ready();
+  t.mock.timers.tick(100);
+  const ids = [];
+  for (let i = 0; i < 65; i++) ids.push((await third.take())[3][0]);
+  s.notify("marker");
+
+  assert.deepEqual(ids.toSorted((a, b) => a - b), Array.from({ length: 65 }, (_, i) => i));
+  assert.deepEqual(await third.take(), [2, "marker", []]);
 });

@@ -422,3 +422,38 @@ test("an event of ours that came by a channel is seen by * alone", async (t) => 
   assert.deepEqual(fakes, [[], [], [], []]);
   assert.equal(all.length, 4);
 });
+
+test("what comes while it is being unsubscribed is no place to go on from", async (t) => {
+  const { s, peer, lobby } = await subscribed(t);
+
+  const ended = lobby.unsubscribe();
+  const { id } = await peer.takeCall("sstream.unsubscribe");
+  peer.send(event("said", [6], 6));
+  peer.reply(id);
+  await ended;
+  const again = lobby.subscribe();
+  const { id: second, params } = await peer.takeCall("sstream.subscribe");
+  peer.reply(second, { offset: 9, epoch: EPOCH, recovered: true, missed: [] });
+  await again;
+
+  assert.deepEqual(params, ["lobby"]);
+  assert.equal(s.state, "connected");
+});
+
+test("a reply to a subscription that is none ends it with an error", async (t) => {
+  const { s, peer } = await open(t);
+  const lobby = s.channel("lobby");
+  const ended = collect(lobby, "unsubscribed");
+  const seen = collect(lobby, "said");
+
+  for (const odd of [null, { missed: [[2, "said"]] }]) {
+    const error = failure(lobby.subscribe());
+    peer.reply((await peer.takeCall("sstream.subscribe")).id, odd);
+    assert.equal((await error).name, "TypeError");
+  }
+  peer.send(event("said", ["live"]));
+  await settled(s, peer);
+
+  assert.equal(ended.length, 2);
+  assert.deepEqual(seen, [["live"]]); // it is not held back for ever
+});

@@ -451,3 +451,19 @@ test("a URL is taken relative to the page, and http as ws", (t) => {
 test("without a page a relative URL is an error at once", () => {
   assert.throws(() => connect("/ws"), TypeError);
 });
+
+test("who closes the socket because of an error has closed it", async (t) => {
+  const { server, s, peer } = await open(t);
+  const closed = next(s, "closed");
+  s.on("error", () => s.close());
+
+  peer.sendFrame(2, Buffer.from([0xc1]));
+
+  assert.equal((await closed)[0].code, 1000);
+  await settledTimers();
+  assert.equal(s.state, "closed");
+  assert.equal(server.handshakes, 1);
+});
+
+/** After every timer that is due now. */
+const settledTimers = () => new Promise((resolve) => setTimeout(resolve, 0));

@@ -245,6 +245,28 @@ def test_package_has_what_it_needs_and_can_be_imported(node: Path, need: Any, tm
     ]
 
 
+def test_names_of_errors_outlive_a_minifier(node: Path, tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle.mjs"
+    options = {"entryPoints": ["sstream.js"], "bundle": True, "minify": True, "format": "esm", "outfile": str(bundle)}
+    run(
+        node,
+        "--input-type=module",
+        "-e",
+        f'import {{ build }} from "esbuild"; await build({json.dumps(options)});',
+        cwd=CLIENT,
+    )
+
+    printed = run(
+        node,
+        "--input-type=module",
+        "-e",
+        f"import {{ ClosedError, RPCError, TimeoutError }} from {json.dumps(bundle.as_uri())};"
+        "console.log([new ClosedError({}), new RPCError(1), new TimeoutError(1)].map((error) => error.name).join())",
+    )
+
+    assert printed.strip() == "ClosedError,RPCError,TimeoutError"
+
+
 def test_types_hold_under_strict(node: Path) -> None:
     run(node, CLIENT / "node_modules" / "typescript" / "bin" / "tsc", "--project", HERE / "types")
 

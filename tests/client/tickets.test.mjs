@@ -81,3 +81,36 @@ test("a server that is busy, or away, is asked again, five times at most", async
   assert.match((await error)[0].message, /500/);
   assert.equal(fetch.mock.callCount(), 3 + 5);
 });
+
+test("a ticket that is none, or is for nowhere, does not keep the next one from being traded", async (t) => {
+  const { server, s, peer } = await open(t);
+  const errors = collect(s, "error");
+
+  peer.send([2, "sstream:ticket", ["t", "http://"]]);
+  peer.send([2, "sstream:ticket", 5]);
+  peer.send([2, "sstream:ticket", ["good"]]);
+  const { body, response } = await server.post();
+  response.writeHead(204).end();
+
+  assert.deepEqual(JSON.parse(body), { ticket: "good" });
+  assert.deepEqual(errors.map(([{ name }]) => name), ["TypeError", "TypeError"]);
+});
+
+test("a trade that is never answered is given up", async (t) => {
+  const timeout = t.mock.method(AbortSignal, "timeout", () => AbortSignal.abort(new Error("no answer")));
+  mockTime(t);
+  const fetch = t.mock.fn((url, { signal }) => new Promise((resolve, reject) => {
+    if (signal.aborted) reject(signal.reason);
+  }));
+  const { s, peer } = await open(t, { fetch });
+  const error = next(s, "error");
+
+  peer.send([2, "sstream:ticket", ["lost"]]);
+  for (let i = 0; i < 6; i++) {
+    await settled(s, peer);
+    t.mock.timers.tick(32_000);
+  }
+
+  assert.equal((await error)[0].message, "no answer");
+  assert.deepEqual(timeout.mock.calls.map(({ arguments: [ms] }) => ms), Array(5).fill(10_000));
+});

@@ -35,6 +35,8 @@ _TIMEOUT: Final = 30.0  # seconds, of a call that says nothing else
 _SILENCE: Final = 30.0  # after so many seconds the server is asked for a sign of life
 _ANSWER: Final = 10.0  # seconds that this may take, or a handshake
 _STABLE: Final = 10.0  # a connection that lasts so long sets the backoff back
+_FIRST: Final = 64  # calls that waited are sent when connected,
+_NEXT: Final = 6  # and these many every tenth of a second: a server closes whoever sends much more
 _DEFAULT: Final = -1.0  # a timeout that was not given
 
 # Close codes that blame what was sent: it is not sent again.
@@ -146,6 +148,7 @@ class Socket(Emitter):
         self._read = (msgspec.msgpack if self._codec.binary else msgspec.json).Decoder().decode
         self._connection: WebSocketClientConnection | None = None
         self._lost: asyncio.Future[tuple[int, str]] | None = None
+        self._flow: asyncio.TimerHandle | None = None  # while calls that waited are still to be sent
         self._life: asyncio.Task[None] | None = None
         self._ids = itertools.count(1)
         self._pending: dict[int, _Pending] = {}
@@ -286,14 +289,15 @@ class Socket(Emitter):
         self._connection = connection
         try:
             self._enter(Status("connected"))
-            for pending in list(self._pending.values()):
-                if not pending.is_sent:
-                    self._transmit(pending)
+            self._flush(_FIRST)
             for channel in self._channels.values():
                 channel._synchronize()
             return await self._lost
         finally:
             self._connection = None
+            if self._flow is not None:
+                self._flow.cancel()
+                self._flow = None
             connection.close()
 
     def _enter(self, status: Status) -> None:
@@ -346,7 +350,8 @@ class Socket(Emitter):
             timeout: Seconds; see ``connect``.
             traceparent: A W3C trace context for the server.
             queue: Wait for the next connection if there is none, and *send the call again* if the connection is lost
-                before the reply: it may then run twice. Without it a call is sent at most once.
+                before the reply: it may then run twice. Without it a call is sent at most once. Of those that wait, 64
+                are sent at once and then 60 a second: a server closes whoever sends much more (4429).
 
         Raises:
             RPCError: The server refused it; 4000, it took too long, by our clock or the server's.
@@ -411,7 +416,12 @@ class Socket(Emitter):
         Raise ``RPCError`` in it to refuse; any other exception is logged here and told as "internal error".
         """
         self._exposed[name] = function
-        return lambda: self._exposed.pop(name, None) and None
+
+        def take_back() -> None:
+            if self._exposed.get(name) is function:
+                del self._exposed[name]
+
+        return take_back
 
     def channel(self, name: str) -> Channel:
         """Get the channel of this name, always the same object."""
@@ -444,9 +454,18 @@ class Socket(Emitter):
         done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         pending = _Pending(call_id, self._codec.encode(message), done, queue, inbox, credit)
         self._pending[call_id] = pending
-        if self._connection is not None:
+        if self._connection is not None and not (queue and self._flow is not None):
             self._transmit(pending)
         return pending, _TIMEOUT if timeout == _DEFAULT else timeout
+
+    def _flush(self, count: int) -> None:
+        """Send so many of the calls that waited for a connection, the others later."""
+        waiting = [pending for pending in self._pending.values() if not pending.is_sent]
+        for pending in waiting[:count]:
+            self._transmit(pending)
+        self._flow = None
+        if len(waiting) > count:
+            self._flow = asyncio.get_running_loop().call_later(0.1, self._flush, _NEXT)
 
     def _transmit(self, pending: _Pending) -> None:
         pending.is_sent = True

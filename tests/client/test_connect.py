@@ -272,6 +272,16 @@ async def test_function_that_is_not_exposed_is_not_found(dial):
     assert caught.value.code == METHOD_NOT_FOUND
 
 
+async def test_what_is_taken_back_is_that_function_alone(dial):
+    s = await dial()
+    take_back = s.expose("multiply", lambda a, b: 0)
+    s.expose("multiply", lambda a, b: a * b)
+
+    take_back()
+
+    assert await s.call("confirm", "multiply", [6, 7]) == 42
+
+
 async def test_exposed_function_may_refuse(dial):
     s = await dial()
 
@@ -480,6 +490,22 @@ async def test_queued_call_is_sent_again_after_a_reconnect(dial):
     s.notify("drop", 4000)
 
     assert await s.call("add", 2, 3, queue=True) == 5
+
+
+async def test_calls_that_waited_do_not_flood_the_server():
+    app = Application([("/ws", Live)], session=OPTIONS, limits=Limits(message_burst=70, message_rate=100.0))
+    async with serve(app) as site, connect(site.url.replace("http", "ws") + "/ws", backoff=QUICK) as s:
+        losses: list[Any] = []
+        waiting = asyncio.Event()
+        s.on("waiting", losses.append)
+        s.on("waiting", lambda status: waiting.set())
+        s.notify("drop", 4000)
+        await within(waiting.wait(), "the loss")
+
+        sums = await within(asyncio.gather(*(s.call("add", n, 0, queue=True) for n in range(90))), "all replies")
+
+    assert sums == list(range(90))
+    assert len(losses) == 1
 
 
 async def test_call_while_waiting_is_refused_at_once(dial):

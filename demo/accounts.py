@@ -15,7 +15,7 @@ from sstream import StoreError
 
 __all__ = ["Accounts", "Name", "Password"]
 
-Name = Annotated[str, Meta(pattern="^[a-z][a-z0-9-]{1,15}$")]
+Name = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9-]{1,15}(?!\n)$")]  # `$` alone lets a line end pass
 Password = Annotated[str, Meta(min_length=3, max_length=128)]
 
 KEY = "teahouse:accounts"  # outside of sess:*, where only sessions may lie

@@ -21,7 +21,7 @@ class Limits(Options):
         send_stall: Seconds a full socket may make no progress before it is closed with 4408.
         ping_interval: Seconds between pings.
         ping_timeout: Seconds a peer may take for any sign of life after a ping.
-        calls_in_flight: Calls of one socket that run at once; further ones wait unread in TCP.
+        calls_in_flight: Calls of one socket that run at once; further ones wait, in order.
         channels: Channels one socket may be subscribed to.
         sockets_per_session: Sockets one session may hold open in one process.
         message_rate: Messages a second one socket may send, sustained; more closes it with 4429.

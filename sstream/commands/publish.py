@@ -25,7 +25,9 @@ def add_command(commands: Any) -> None:
     parser.add_argument("redis", metavar="URL", help="the application's Redis; a Sentinel's or a Cluster's URL too")
     parser.add_argument("topic", help="all, user:ID, channel:NAME or socket:ID")
     parser.add_argument("event", help="its name")
-    parser.add_argument("args", nargs="*", metavar="JSON", help="""its arguments: '"hello"' 5 '{"tea": 1}'""")
+    parser.add_argument(
+        "args", nargs="*", default=[], metavar="JSON", help="""its arguments: '"hello"' 5 '{"tea": 1}'"""
+    )
     parser.add_argument("--also", action="append", default=[], metavar="TOPIC", help="one more topic; may be repeated")
     parser.add_argument(
         "--history",

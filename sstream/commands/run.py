@@ -48,7 +48,11 @@ def add_command(commands: Any) -> None:
     )
     parser.add_argument("--loop", choices=LOOPS, default="auto", help="the event loop; auto is uvloop if installed")
     parser.add_argument("--no-reload", action="store_true", help="do not begin anew when a file was changed")
-    parser.add_argument("--xheaders", action="store_true", help="trust X-Real-Ip and X-Scheme, of a proxy in front")
+    parser.add_argument(
+        "--xheaders",
+        action="store_true",
+        help="trust X-Forwarded-For, X-Forwarded-Proto and their like, of a proxy in front",
+    )
     # What a supervisor gives to the processes that it starts.
     parser.add_argument("--sockets", type=descriptors, default=[], help=argparse.SUPPRESS)
     parser.add_argument("--leash", type=int, help=argparse.SUPPRESS)

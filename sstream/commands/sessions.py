@@ -40,7 +40,7 @@ def add_command(commands: Any) -> None:
 
     listing = actions.add_parser("list", help="list them", description="List the stored sessions.")
     listing.add_argument("--user", metavar="ID", help="those of this user alone")
-    listing.add_argument("--limit", type=int, default=100, metavar="N", help="so many at most (100); 0 for all")
+    listing.add_argument("--limit", type=limit, default=100, metavar="N", help="so many at most (100); 0 for all")
     listing.set_defaults(run=lambda options: asyncio.run(list_sessions(options)))
 
     show = actions.add_parser("show", help="show one", description="Show one session, without its values.")
@@ -166,6 +166,14 @@ def shelf_of(options: argparse.Namespace) -> Shelf:
 
 def _session_options() -> SessionOptions:
     return fill(SessionOptions(), "SSTREAM_SESSION_")
+
+
+def limit(text: str) -> int:
+    """A number of lines; 0 for all."""
+    number = int(text)
+    if number < 0:
+        raise ValueError(text)
+    return number
 
 
 # --- the actions ------------------------------------------------------------------------------------------------------

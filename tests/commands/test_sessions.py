@@ -76,6 +76,14 @@ def test_a_list_has_an_end(store: redis.Redis, run: Run, capsys: pytest.CaptureF
     assert len(run("list", "--limit", "0").splitlines()) == 3
 
 
+def test_a_list_of_less_than_nothing_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["sessions", "list", "--limit", "-1"])
+
+    assert end.value.code == 2
+    assert "invalid limit value: '-1'" in capsys.readouterr().err
+
+
 def test_many_sessions_are_all_found_once(redis_url: str, store: redis.Redis, run: Run) -> None:
     store.mset({f"sess:{number}": EXPRESS for number in range(1500)})
 

@@ -3,10 +3,11 @@
 import asyncio
 from collections.abc import AsyncIterator
 
+import msgspec
 import pytest
 import redis
 
-from demo.accounts import KEY, Accounts
+from demo.accounts import KEY, Accounts, Name
 
 from .conftest import CHEAP
 
@@ -26,6 +27,12 @@ async def test_a_new_name_opens_an_account_that_its_password_alone_enters(accoun
     assert await accounts.may_enter("ada", "oolong") is True
     assert await accounts.may_enter("ada", "sencha") is False
     assert await accounts.may_enter("grace", "sencha") is True
+
+
+@pytest.mark.parametrize("name", ["ada\n", "Ada", "a", "1ada", "ada lovelace", "a" * 17])
+def test_a_name_that_looks_like_another_is_none(name):
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert(name, Name)
 
 
 async def test_of_two_who_take_a_name_at_once_one_gets_it(accounts):

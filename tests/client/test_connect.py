@@ -493,7 +493,8 @@ async def test_queued_call_is_sent_again_after_a_reconnect(dial):
 
 
 async def test_calls_that_waited_do_not_flood_the_server():
-    app = Application([("/ws", Live)], session=OPTIONS, limits=Limits(message_burst=70, message_rate=100.0))
+    limits = Limits(message_burst=70, message_rate=100.0)
+    app = Application([("/ws", Live)], session=OPTIONS, store=StoreProbe(MemoryStore()), limits=limits)
     async with serve(app) as site, connect(site.url.replace("http", "ws") + "/ws", backoff=QUICK) as s:
         losses: list[Any] = []
         waiting = asyncio.Event()

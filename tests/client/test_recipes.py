@@ -126,6 +126,21 @@ def test_what_is_written_without_a_connection_arrives_once_and_in_order_after_a_
     assert page.evaluate("s.call('notes')") == ["one", "two", "three"]
 
 
+def test_what_is_written_while_the_store_is_away_is_kept(page: Page, node: Path) -> None:
+    load(page, node, "outbox")
+
+    kept = page.evaluate(
+        """async () => {
+            const error = Object.assign(new Error("unavailable"), { name: "RPCError", code: 4050 });
+            recipe.outbox({ state: "connected", on() {}, call: () => Promise.reject(error) }, "away")("one");
+            await new Promise((resolve) => setTimeout(resolve));
+            return JSON.parse(localStorage.getItem("away")).map(({ text }) => text);
+        }"""
+    )
+
+    assert kept == ["one"]
+
+
 # A socket that stays away, once it is cut, until `slow.open()`.
 SLOW = """async () => {
     window.slow = sstream.connect("/ws", { backoff: { min: 1000, max: 1000, random: () => 1 } });

@@ -163,7 +163,10 @@ class MetricsPage(RequestHandler):
     async def get(self) -> None:
         if self._watch is not None and not await self._is_allowed(self._watch):
             raise HTTPError(404)
-        encode, kind = choose_encoder(self.request.headers.get("Accept", ""))
+        try:
+            encode, kind = choose_encoder(self.request.headers.get("Accept", ""))
+        except (TypeError, ValueError):  # of a version that is none; prometheus_client 0.2x compares it with numbers
+            encode, kind = choose_encoder("")
         self.set_header("Content-Type", kind)
         self.set_header("Cache-Control", "no-store")
         self.set_header("X-Content-Type-Options", "nosniff")

@@ -84,6 +84,16 @@ def value(samples: Samples, name: str, **labels: str) -> float | None:
     return samples.get((name, frozenset(labels.items())))
 
 
+@pytest.mark.parametrize("version", ["none", "9.9.9", "1.0.0; escaping=none", "\xff", "x" * 5000])
+async def test_a_version_that_is_none_is_answered_in_plain_text_at_worst(version: str) -> None:
+    async with serve(application()) as site:
+        headers = {"Authorization": f"Bearer {TOKEN}", "Accept": f"application/openmetrics-text; version={version}"}
+        page = await site.browser().get(PATH, headers=headers)
+
+        assert page.status == 200
+        assert "sstream_sockets" in page.text
+
+
 async def test_calls_come_by_method_and_code_with_their_times() -> None:
     async with serve(application(limits=Limits(message_rate=None))) as site:
         visitor = await site.browser().connect()

@@ -25,6 +25,7 @@ from sstream.watch import Access, Guard, access_of
 __all__ = ["Inspector"]
 
 _FILES: Final = Path(__file__).parent / "static"
+_NAMES: Final = frozenset(file.name for file in _FILES.iterdir())
 _KINDS: Final = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 _POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -98,7 +99,7 @@ class _Page(SessionMixin, RequestHandler):
 
     def get(self, name: str = "index.html") -> None:
         file = _FILES / name
-        if not file.is_file():
+        if name not in _NAMES:
             raise HTTPError(404)
         self.set_header("Content-Type", f"{_KINDS[file.suffix]}; charset=utf-8")
         self.set_header("Content-Security-Policy", _POLICY)

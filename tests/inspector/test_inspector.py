@@ -284,7 +284,7 @@ async def test_its_page_allows_no_inline_code_and_no_frame() -> None:
 
 async def test_files_beside_its_own_are_not_served() -> None:
     async with serve(application()) as site:
-        for path in ("/feed.py", "/../pages.py", "/none.js"):
+        for path in ("/feed.py", "/../pages.py", "/none.js", f"/{'a' * 5000}.js"):
             assert (await site.browser().get(PATH + path)).status == 404
 
 

@@ -1,16 +1,20 @@
 """``python -m sstream publish``: what an application hears of it, and what is said where that cannot be."""
 
 import asyncio
+import functools
 
 import pytest
 
 from sstream.__main__ import main
+from sstream.commands import publish
 from sstream.pubsub import RedisBroker
 from tests.pubsub.listening import LAST_TEN, Ear
 
 
 @pytest.fixture
-async def ear(redis_url):
+async def ear(redis_url, monkeypatch):
+    # A machine that stands still for the default, a second, is no Redis that is away.
+    monkeypatch.setattr(publish, "_Counting", functools.partial(publish._Counting, deadline=20.0))
     broker, ear = RedisBroker(redis_url, deadline=20.0), Ear()
     await broker.start(ear)
     await broker.subscribe(["all", "user:42", "channel:lobby", "channel:kept"])

@@ -190,7 +190,8 @@ TABLES: tuple[tuple[str, str, tuple[Column, ...]], ...] = (
         (
             "KB of memory for an idle connection of {idle:,} and of {crowd:,}; handshakes a second of CPU time; and "
             "when {half:,} have lost theirs at once and come back at once: seconds until all are there. Who is not "
-            "there opens them with what is in another row: Litestar and Django Channels with uvicorn, as Starlette."
+            "there opens them with what is in another row: Litestar and Django Channels with uvicorn, as Starlette, "
+            "and python-socketio on Tornado as raw Tornado."
         ),
         (
             _memory("KB, few", "idle"),
@@ -474,7 +475,7 @@ def dump(result: Result) -> str:
         inner = ",\n".join(f"{json.dumps(key)}: {lines(child, depth - 1)}" for key, child in value.items())
         return f"{{\n{inner}\n}}"
 
-    top = {key: lines(value, 2 if key in {"cells", "studies"} else 1) for key, value in result.items()}
+    top = {key: lines(value, 2 if key in {"cells", "latencies", "studies"} else 1) for key, value in result.items()}
     return "{\n" + ",\n".join(f"{json.dumps(key)}: {text}" for key, text in top.items()) + "\n}\n"
 
 

@@ -233,12 +233,18 @@ class Copies:
         if not copy.sockets:
             return  # somebody only looked for it
         target = self._copies.setdefault(new, Copy(new))
+        missed: frozenset[str] = frozenset()
         if target.text is None:
             target.text, target.parts = copy.text, copy.parts
+        elif copy.text is not None:
+            # Some of its sockets were there before: what they have heard of, these have not.
+            missed = frozenset(express.changed_keys(copy.parts, target.parts) - {BOOKKEEPING})
         for socket in copy.sockets:
             socket.session_moved(new)
             if socket not in target.sockets:
                 target.sockets += (socket,)
+                if missed and socket is not by:
+                    socket.session_changed(missed)
         if stored is not None:
             self._learn(target, target.generation, *stored, by)
         # What came between that write and now was reported to nobody.

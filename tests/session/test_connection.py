@@ -1094,6 +1094,27 @@ async def test_a_page_that_renews_the_id_takes_the_sockets_with_it(here, there, 
     assert dict(await there.get(page.id)) == {"a": 1, "b": 1, "userId": "fred"}
 
 
+async def test_a_socket_that_follows_to_where_another_one_is_already_hears_what_that_one_knows(
+    here, there, open_socket
+):
+    session = await here.create({"a": 1, "b": 1})
+    old = session.id
+    tab = await open_socket(here, old)
+    slow = here.store.hold("get", key=f"sess:{old}")
+    page = await there.get(old)
+    page["a"] = 2
+    await page.set_user_id("fred")
+    await slow.wait()
+
+    await open_socket(here, page.id)
+    slow.release()
+
+    await eventually(lambda: tab.session.id == page.id, "the socket has not followed")
+    await eventually(lambda: {"a", "userId"} in tab.changed, "the socket was not told")
+    async with tab.turn() as newest:
+        assert dict(newest) == {"a": 2, "b": 1, "userId": "fred"}
+
+
 async def test_a_socket_that_opens_with_the_old_id_after_a_hand_over_is_anonymous(here, open_socket):
     session = await here.create({"a": 1})
     old = session.id

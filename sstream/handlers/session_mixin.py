@@ -5,7 +5,6 @@ import inspect
 import logging
 import sys
 from collections.abc import Awaitable
-from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tornado.iostream import SSLIOStream, StreamClosedError
@@ -14,7 +13,7 @@ from tornado.websocket import WebSocketHandler
 
 from sstream.errors import BrokerError, ConfigurationError, SessionError, SessionGone, StoreError
 from sstream.session import cookie
-from sstream.session.connection import ConnectionSession
+from sstream.session.connection import ConnectionSession, Turn
 from sstream.session.session import Session
 from sstream.session.sessions import Sessions
 from sstream.websocket import shares_answer
@@ -302,7 +301,7 @@ class SessionMixin(RequestHandler):
     #: Does the socket close, with code 4401, when its session ends? If not, it goes on with a fresh session.
     close_on_session_end: ClassVar[bool] = True
 
-    def session_turn(self) -> AbstractAsyncContextManager[Session]:
+    def session_turn(self) -> Turn:
         """A context with the newest session, used by nobody else of this socket, and saved at its end.
 
         Turns come in the order in which they are asked for. If the block raises, its unsaved changes are dropped.
@@ -312,6 +311,10 @@ class SessionMixin(RequestHandler):
     def session_now(self) -> Session | None:
         """The session, if it may be used this instant without waiting; see `ConnectionSession.now`."""
         return self._socket_session().now()
+
+    def session_busy(self) -> bool:
+        """Has a call of this socket its turn? Who asks for one now has to wait."""
+        return self._socket_session().is_busy
 
     def session_settled(self) -> bool:
         """Was nothing changed since `session_now`? If something was, `session_commit` must follow."""

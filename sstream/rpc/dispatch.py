@@ -13,7 +13,6 @@ import math
 import sys
 import time
 from collections.abc import AsyncGenerator, Callable
-from contextlib import AbstractAsyncContextManager
 from time import perf_counter
 from typing import Any, Final, Protocol
 
@@ -51,6 +50,7 @@ from sstream.rpc.codec import (
     Notification,
     ReplyMessage,
 )
+from sstream.rpc.group import Group, SharedTurn
 from sstream.rpc.middleware import Request
 from sstream.rpc.registry import CHAIN, COROUTINE, PLAIN, SESSION, Entry, Registry
 from sstream.rpc.runner import Deadlines, Pool, Runner
@@ -87,6 +87,9 @@ class Handler(Protocol):
         As long as its ``touched`` is False, nothing in it has to be stored.
         """
 
+    def session_busy(self) -> bool:
+        """Tell whether a call has its turn: whoever asks for one now has to wait."""
+
     def session_settled(self) -> bool:
         """Tell whether the call that used ``session_now`` left nothing to be stored."""
 
@@ -96,7 +99,7 @@ class Handler(Protocol):
     def session_drop(self) -> None:
         """Forget what that call changed: it raised."""
 
-    def session_turn(self) -> AbstractAsyncContextManager[Any]:
+    def session_turn(self) -> SharedTurn:
         """Wait for the turn, load the session, commit at the end, or drop the changes on an exception."""
 
 
@@ -122,6 +125,7 @@ class _Call(msgspec.Struct, eq=False, weakref=True):
     credit: int = 0
     wanted: asyncio.Future[None] | None = None  # there while the stream waits for credit
     task: asyncio.Task[None] | None = None
+    group: Group | None = None  # whose task it is
     deadlines: Deadlines | None = None
     timer: asyncio.TimerHandle | None = None
 
@@ -144,6 +148,13 @@ class _Call(msgspec.Struct, eq=False, weakref=True):
 
     def expire(self) -> None:
         self.calls._cut(self, TIMEOUT, "timeout")
+
+    def cancel(self) -> None:
+        if self.group is not None:
+            self.group.cancel(self)
+        else:
+            assert self.task is not None
+            self.task.cancel()
 
     async def stream(self, items: AsyncGenerator[Any, Any]) -> None:
         """Send the items, each when it was asked for; at most one is made ahead."""
@@ -184,6 +195,7 @@ class Calls:
         "_encode",
         "_entries",
         "_flight",
+        "_group",
         "_handler",
         "_held",
         "_is_closed",
@@ -239,6 +251,7 @@ class Calls:
         # in _by_id for as long as, moreover, it has not been answered.
         self._flight: dict[_Call, None] = _NONE_IN_FLIGHT
         self._is_full = not self._most  # no more calls may be in flight
+        self._group: Group | None = None  # the last one
         self._by_id: dict[int | str, _Call] = _NONE_BY_ID
         # How many calls in flight wait for the client itself: for an answer, or for credit.
         self._on_client = 0
@@ -291,6 +304,10 @@ class Calls:
                 session_now = self._session_now
                 session = session_now()
                 if session is None:
+                    if self._handler.session_busy():
+                        entry.undone += 1
+                        self._join_group(_Call(self, entry, call_id, entry.timeout), target, arguments)
+                        return
                     result = self._pool.run(entry.chain(self._request(entry, call_id, target, arguments, None)))
                 else:
                     # The session is at hand and nobody waits for it: no turn, and no task unless there is something to
@@ -309,7 +326,8 @@ class Calls:
             return
         if type(result) is Runner:
             entry.undone += 1
-            self._keep(_Call(self, entry, call_id, entry.timeout), result)
+            result.job = call = _Call(self, entry, call_id, entry.timeout)
+            self._keep(call, result.task)
             return
         encode, send = self._encode, self._send
         try:
@@ -512,6 +530,9 @@ class Calls:
             elif entry.kind == COROUTINE:
                 result = self._pool.run(entry.invoke(target, arguments))
             elif entry.kind == SESSION:
+                if self._session_now() is None and self._handler.session_busy():
+                    self._join_group(call, target, arguments)
+                    return
                 result = self._run_with_session(entry, call_id, target, arguments, meta)
             else:
                 request = self._request(entry, call_id, target, arguments, meta)
@@ -521,7 +542,8 @@ class Calls:
             self._failed(call_id, entry, error)
             return
         if type(result) is Runner:
-            self._keep(call, result)
+            result.job = call
+            self._keep(call, result.task)
         elif self._reply(call_id, entry, result):
             entry.answer()
             if is_timed:
@@ -552,9 +574,20 @@ class Calls:
 
     # Calls in flight
 
-    def _keep(self, call: "_Call", runner: Runner) -> None:
-        runner.job = call
-        call.task = runner.task
+    def _join_group(self, call: "_Call", target: Any, arguments: Any) -> None:
+        """Let a plain call wait for its turn, together with the plain calls that wait right before it."""
+        group = self._group
+        if group is None or not group.is_open:
+            group = self._group = Group(self._handler.session_turn(), self._encode)
+            runner = self._pool.run(group.run())
+            runner.job = group
+            group.task = runner.task
+        group.add(call, target, arguments)
+        call.group = group
+        self._keep(call, group.task)
+
+    def _keep(self, call: "_Call", task: "asyncio.Task[None]") -> None:
+        call.task = task
         if not call.began:
             call.began = perf_counter()
         if self._flight is _NONE_IN_FLIGHT:
@@ -580,6 +613,8 @@ class Calls:
     def _ended(self, call: "_Call") -> None:
         del self._flight[call]
         self._is_full = len(self._flight) >= self._most
+        if not self._flight:
+            self._group = None
         self._forget(call)
         call.entry.waited(call.began, self._handler.id)
         if call.deadlines is not None:
@@ -604,8 +639,7 @@ class Calls:
             self._refuse(call.entry, call.id, code, message)
             call.answered = True
             self._forget(call)
-        assert call.task is not None
-        call.task.cancel()
+        call.cancel()
 
     def _cut_off(self, call: "_Call") -> None:
         if not call.answered:
@@ -614,8 +648,7 @@ class Calls:
         if call.entry.detached:
             _detached.add(call)
         else:
-            assert call.task is not None
-            call.task.cancel()
+            call.cancel()
 
     def _hold(self, payload: bytes | str, entry: Entry, call_id: int | str | None) -> None:
         if self._is_winding_down:

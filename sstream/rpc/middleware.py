@@ -71,7 +71,8 @@ async def load_session(request: Request, call_next: Next) -> Any:
     """Load the caller's session, and store what the call changed in it before the reply leaves.
 
     Calls of one socket that load the session run one after another, in order of arrival; a stream is one until its
-    end. If the call raises, its unsaved changes are dropped.
+    end. If the call raises, its unsaved changes are dropped. Plain methods that have no other middleware share a turn,
+    and a commit, where several of them wait (`sstream.rpc.group`).
     """
     async with request.handler.session_turn() as session:
         request.session = session

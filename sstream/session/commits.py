@@ -274,6 +274,14 @@ class Commits:
             raise self._too_big(session, changes, len(new))
         return new, merged
 
+    def check_size(self, session: Session, changes: Mapping[str, bytes | None]) -> None:
+        """Raise what `commit` would if ``changes`` made ``session`` too big; every unsaved change is dropped then."""
+        text, parts = session.snapshot()
+        # Common case first: far from it, whatever is replaced. A key is written in up to six times its length.
+        added = sum(6 * len(key) + len(raw or b"") + 4 for key, raw in changes.items())
+        if text is None or len(text) + added > self.options.max_size:
+            self.apply(session, changes, text, parts)
+
     def _too_big(self, session: Session, changes: Mapping[str, bytes | None], size: int) -> SessionError:
         session.rollback()
         key = max(changes, key=lambda key: len(changes[key] or b""))

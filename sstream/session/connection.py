@@ -1,7 +1,7 @@
 """The session of one open socket: its turns, its copy, and the tickets that bring a cookie to the browser."""
 
 import asyncio
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any, Final, Protocol
@@ -15,6 +15,7 @@ __all__ = ["ConnectionSession", "SessionListener", "Turn"]
 
 _FIRST_PAUSE: Final = 0.1  # seconds between two attempts at a store that is away, doubled up to the last
 _LAST_PAUSE: Final = 2.0
+_NO_CHANGES: Final[Mapping[str, bytes | None]] = {}
 
 
 class SessionListener(Protocol):
@@ -78,6 +79,7 @@ class ConnectionSession:
         "_turns",
         "_waiting",
         "current",
+        "latest",
     )
 
     def __init__(self, sessions: Sessions, listener: SessionListener, *, is_https: bool) -> None:
@@ -89,6 +91,7 @@ class ConnectionSession:
         self._turns = 0
         self._holder: asyncio.Task[Any] | None = None  # who has the turn, if it may wait in it
         self._waiting: list[asyncio.Future[None]] | None = None  # few, and rarely any
+        self.latest: Turn | None = None  # that is waited for, and was asked for after all others
         self._task: asyncio.Task[None] | None = None  # what is tried again until the store answers
         # The process' own, of the current session, once `now` has looked it up. Invariant: it is fresh only if this
         # socket is open and the session has not ended; one that was let go of is never fresh again.
@@ -143,6 +146,11 @@ class ConnectionSession:
             else:
                 self._listener.session_changed(frozenset(self.session))
                 return
+
+    @property
+    def is_busy(self) -> bool:
+        """Has somebody the turn? Who asks for it now has to wait."""
+        return self._turns > 0
 
     @property
     def listener(self) -> SessionListener:
@@ -266,6 +274,10 @@ class ConnectionSession:
             if self._lacks_cookie(session) and (self._task is None or self._task.done()):
                 self._task = asyncio.get_running_loop().create_task(self._keep_introducing(session))
 
+    def check_size(self, session: Session, changes: Mapping[str, bytes | None]) -> None:
+        """Raise the `SessionError` that the end of the turn would, if the session grows too big by ``changes``."""
+        self._sessions.check_size(session, changes)
+
     async def _wait_turn(self) -> None:
         self._turns += 1
         if self._turns == 1:
@@ -350,17 +362,54 @@ class ConnectionSession:
 
 
 class Turn:
-    """One turn of `ConnectionSession.turn`; a class, because a generator's context costs 2 us more."""
+    """One turn of `ConnectionSession.turn`; a class, because a generator's context costs 2 us more.
 
-    __slots__ = ("_connection", "_session")
+    Several calls may use it one after another, and after each of them `keep` or `drop` what it has changed. What was
+    kept is stored at the end.
+    """
+
+    __slots__ = ("_connection", "_kept", "_session")
 
     _session: Session
 
     def __init__(self, connection: ConnectionSession) -> None:
         self._connection = connection
+        self._kept: Mapping[str, bytes | None] = _NO_CHANGES
+
+    @property
+    def is_latest(self) -> bool:
+        """Is it still waited for, and has nobody asked for a turn after it?"""
+        return self._connection.latest is self
+
+    @property
+    def has_changes(self) -> bool:
+        """Was anything kept that is to be stored at its end?"""
+        return bool(self._kept)
+
+    def keep(self) -> None:
+        """Let what was changed so far stay, whatever is dropped later.
+
+        Raises:
+            SessionError: It cannot be stored; `drop` must follow.
+        """
+        session = self._session
+        if session.touched:
+            changes = session.changes()
+            self._connection.check_size(session, changes)
+            self._kept = changes
+
+    def drop(self) -> None:
+        """Drop what was changed since `keep`."""
+        self._session.rollback(self._kept)
 
     async def __aenter__(self) -> Session:
-        self._session = await self._connection.begin_turn()
+        connection = self._connection
+        connection.latest = self
+        try:
+            self._session = await connection.begin_turn()
+        finally:
+            if connection.latest is self:
+                connection.latest = None
         return self._session
 
     async def __aexit__(

@@ -23,6 +23,7 @@ _NOTHING: Final[frozenset[str]] = frozenset()
 # Of all sessions that have none; never written to.
 _NO_PARTS: Final[Mapping[str, bytes]] = {}
 _NO_VALUES: Final[dict[str, Any]] = {}
+_NO_CHANGES: Final[Mapping[str, bytes | None]] = {}
 _PLAIN: Final = frozenset({str, int, float, bool, type(None)})
 
 T = TypeVar("T")
@@ -137,7 +138,11 @@ class Session(MutableMapping[str, Any]):
     def max_age(self, seconds: int | None) -> None:
         if seconds is not None and seconds <= 0:
             raise SessionError(f"max_age={seconds!r}; legal are whole seconds above 0, or None")
-        self._cookie = {**self.cookie, "originalMaxAge": None if seconds is None else express.milliseconds(seconds)}
+        original = None if seconds is None else express.milliseconds(seconds)
+        self._assign_cookie({**self.cookie, "originalMaxAge": original})
+
+    def _assign_cookie(self, fields: dict[str, Any]) -> None:
+        self._cookie = fields
         self._assigned |= {express.COOKIE}
         self.touched = True
 
@@ -294,12 +299,19 @@ class Session(MutableMapping[str, Any]):
         """Has anything changed since it was loaded or saved?"""
         return self.touched and bool(self.changes())
 
-    def rollback(self) -> None:
-        """Drop every unsaved change."""
+    def rollback(self, kept: Mapping[str, bytes | None] = _NO_CHANGES) -> None:
+        """Drop every unsaved change but those that are ``kept``, as `changes` gave them."""
         self._values = _NO_VALUES
         self._assigned = self._deleted = _NOTHING
         self.touched = False
         self._cookie = None
+        for key, raw in kept.items():
+            if raw is None:
+                self._forget(key)
+            elif key == express.COOKIE:
+                self._assign_cookie(dict(express.decode_cookie(raw)))
+            else:
+                self._assign(key, express.decode_value(raw))
 
     def rebase(self, text: bytes, parts: Mapping[str, bytes], saved: Container[str] = ()) -> None:
         """Stand on newer stored data, of which ``saved`` came from here.

@@ -166,6 +166,10 @@ class Sessions:
             raise SessionGone("this session was ended; nothing can be stored in it")
         await self._commits.commit(session, changes)
 
+    def check_size(self, session: Session, changes: Mapping[str, bytes | None]) -> None:
+        """Raise the `SessionError` that `commit` would, if the session would grow too big by ``changes``."""
+        self._commits.check_size(session, changes)
+
     async def store_new(self, session: Session) -> None:
         """Store a session that nothing was written to."""
         await self._commits.commit(session, session.changes())

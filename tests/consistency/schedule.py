@@ -175,9 +175,11 @@ def _steps(dice: random.Random) -> Iterator[Step]:
             yield Close(dice.randrange(SLOTS))
         elif chance < trouble + 0.15:
             yield Replay(dice.choice(visitors), dice.choice(PROCESSES), dice.randrange(4), dice.random() < crowd)
-        elif chance < trouble + 0.15 + ends / 4:
+        elif chance < trouble + 0.25:
+            yield from _burst(dice, dice.choice(visitors))
+        elif chance < trouble + 0.25 + ends / 4:
             yield Redis("flush" if dice.random() < 0.2 else "del", dice.choice(visitors))
-        elif chance < trouble + 0.15 + ends / 4 + (ends + logins) / 4:
+        elif chance < trouble + 0.25 + ends / 4 + (ends + logins) / 4:
             yield from _clash(dice, dice.choice(visitors))
         else:
             yield _order(dice, visitors, ends, logins, crowd)
@@ -194,6 +196,22 @@ def _clash(dice: random.Random, visitor: int) -> Iterator[Step]:
     if dice.random() < 0.3:
         yield Redis("del", visitor)
     yield Wait()
+
+
+def _burst(dice: random.Random, visitor: int) -> Iterator[Step]:
+    """Calls of one socket that come while its session is in use: most of them share a turn, and a commit."""
+    slot = dice.randrange(SLOTS)
+    for _ in range(dice.randint(3, 10)):
+        kind = dice.choices(("put", "add", "look", "fail"), (4, 4, 2, 1))[0]
+        yield Order(
+            kind,
+            visitor,
+            slot=slot,
+            key="" if kind == "add" else dice.choice(KEYS),
+            plain=dice.random() < 0.85,
+            cancel=dice.choice((0.0, 0.0005, 0.002)) if dice.random() < 0.1 else None,
+            beside=True,
+        )
 
 
 def _order(dice: random.Random, visitors: range, ends: float, logins: float, crowd: float) -> Order:

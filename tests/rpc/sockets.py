@@ -3,12 +3,11 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 
 import msgpack
 
-from sstream.errors import SessionGone
+from sstream.errors import SessionError, SessionGone
 from sstream.limits import Limits
 from sstream.rpc.codec import MSGPACK, Codec
 from sstream.rpc.dispatch import Calls
@@ -83,12 +82,18 @@ class SessionHandler:
         self.session = StoredValues()
         self.is_loaded = True
         self.is_gone = False
+        self.fails: Exception | None = None  # what the next commit raises
         self.loads = 0
         self.commits = 0
-        self._turn = asyncio.Lock()
+        self.permits = asyncio.Semaphore(1000)  # one for each commit
+        self.latest: SessionTurn | None = None
+        self.lock = asyncio.Lock()
 
     def session_now(self) -> dict[str, Any] | None:
-        return self.session if self.is_loaded and not self._turn.locked() else None
+        return self.session if self.is_loaded and not self.lock.locked() else None
+
+    def session_busy(self) -> bool:
+        return self.lock.locked()
 
     def session_settled(self) -> bool:
         return self.session == self.stored
@@ -97,24 +102,67 @@ class SessionHandler:
         self.session = StoredValues(self.stored)
 
     async def session_commit(self) -> None:
-        async with self._turn:
-            await asyncio.sleep(0)
+        async with self.lock:
+            await self.commit()
+
+    async def commit(self) -> None:
+        await asyncio.sleep(0)
+        try:
+            await self.permits.acquire()
             if self.is_gone:
                 raise SessionGone("the session was ended")
-            self.commits += 1
-            self.stored = dict(self.session)
+            if self.fails is not None:
+                raise self.fails
+        except BaseException:
+            self.session_drop()
+            raise
+        self.commits += 1
+        self.stored = dict(self.session)
 
-    @contextlib.asynccontextmanager
-    async def session_turn(self) -> AsyncIterator[dict[str, Any]]:
-        async with self._turn:
-            await asyncio.sleep(0)
-            self.loads += 1
-            self.session = StoredValues(self.stored)
-            try:
-                yield self.session
-            except BaseException:
-                self.session_drop()
-                raise
-            if not self.session_settled():
-                self.commits += 1
-                self.stored = dict(self.session)
+    def session_turn(self) -> "SessionTurn":
+        return SessionTurn(self)
+
+
+class SessionTurn(contextlib.AbstractAsyncContextManager[dict[str, Any]]):
+    """A turn with that session, for one call or several."""
+
+    def __init__(self, handler: SessionHandler) -> None:
+        self._handler = handler
+        self._kept: dict[str, Any] = {}
+
+    @property
+    def is_latest(self) -> bool:
+        return self._handler.latest is self
+
+    @property
+    def has_changes(self) -> bool:
+        return self._kept != self._handler.stored
+
+    def keep(self) -> None:
+        if "unstorable" in self._handler.session:
+            raise SessionError("this cannot be stored")
+        self._kept = dict(self._handler.session)
+
+    def drop(self) -> None:
+        self._handler.session = StoredValues(self._kept)
+
+    async def __aenter__(self) -> dict[str, Any]:
+        handler = self._handler
+        handler.latest = self
+        await handler.lock.acquire()
+        await asyncio.sleep(0)
+        if handler.latest is self:
+            handler.latest = None
+        handler.loads += 1
+        self._kept = handler.stored
+        handler.session_drop()
+        return handler.session
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is not None:
+                self._handler.session_drop()
+            elif not self._handler.session_settled():
+                await self._handler.commit()
+        finally:
+            self._handler.lock.release()

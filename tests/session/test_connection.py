@@ -7,7 +7,7 @@ import pytest
 import redis.asyncio
 from redis.asyncio.connection import parse_url
 
-from sstream.errors import SessionGone, StoreError
+from sstream.errors import SessionError, SessionGone, StoreError
 from sstream.session.connection import ConnectionSession
 from sstream.session.options import SessionOptions
 from sstream.session.records import BadTicket
@@ -292,6 +292,81 @@ async def test_a_turn_cancelled_while_it_is_stored_leaves_the_newest_for_the_nex
 
 
 # --- the fast way -----------------------------------------------------------------------------------------------------
+
+
+async def test_what_is_kept_in_a_turn_is_stored_whatever_is_dropped_after_it(here, there, open_socket):
+    session = await here.create({"a": 0})
+    socket = await open_socket(here, session.id)
+
+    turn = socket.turn()
+    async with turn as mine:
+        turn.keep()
+        told = [turn.has_changes]
+        mine["a"] = 1
+        turn.keep()
+        told.append(turn.has_changes)
+        mine["b"] = 1
+        turn.drop()
+
+    assert told == [False, True]
+    assert dict(await there.get(session.id)) == {"a": 1}
+
+
+async def test_what_cannot_be_stored_is_told_when_it_is_to_be_kept(here, open_socket):
+    session = await here.create({"a": 0})
+    socket = await open_socket(here, session.id)
+
+    turn = socket.turn()
+    async with turn as mine:
+        mine["a"] = 1
+        turn.keep()
+        mine["b"] = "x" * 70_000
+        with pytest.raises(SessionError, match="session key 'b' makes the session 70"):
+            turn.keep()
+        turn.drop()
+
+    assert dict(await here.get(session.id)) == {"a": 1}
+
+
+async def test_a_new_session_is_measured_before_it_is_stored_too(here, open_socket):
+    socket = await open_socket(here)
+
+    turn = socket.turn()
+    async with turn as mine:
+        mine["a"] = 1
+        turn.keep()
+        mine["b"] = "x" * 65_500
+        with pytest.raises(SessionError, match="session key 'b' makes the session 65"):
+            turn.keep()
+        turn.drop()
+
+    assert dict(await here.get(socket.session.id)) == {"a": 1}
+
+
+async def test_a_turn_is_the_latest_until_it_begins_or_another_is_asked_for(here, open_socket):
+    session = await here.create({"a": 0})
+    socket = await open_socket(here, session.id)
+    go = asyncio.Event()
+
+    async def use_slowly(turn) -> None:
+        async with turn:
+            await go.wait()
+
+    turns = [socket.turn() for _ in range(3)]
+    before = socket.connection.is_busy
+    tasks, told = [], []
+    for turn in turns:
+        tasks.append(asyncio.ensure_future(use_slowly(turn)))
+        await asyncio.sleep(0)
+        told.append([turn.is_latest for turn in turns])
+    busy = socket.connection.is_busy
+    go.set()
+    await asyncio.gather(*tasks)
+
+    # The first one has begun at once.
+    assert told == [[False, False, False], [False, True, False], [False, False, True]]
+    assert [turn.is_latest for turn in turns] == [False] * 3
+    assert (before, busy, socket.connection.is_busy) == (False, True, False)
 
 
 async def test_now_gives_the_session_at_once_and_settled_tells_that_it_was_only_read(here, open_socket):

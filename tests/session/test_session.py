@@ -211,6 +211,27 @@ async def test_a_change_made_while_it_is_saved_stays_unsaved(sessions, session):
     assert b'"list":[1,2,3]' in await text_of(sessions, session)
 
 
+async def test_what_is_kept_stays_when_the_rest_is_rolled_back(sessions, session):
+    session["views"] = 2
+    session["cart"]["tea"].append(3)
+    session["new"] = {"a": [1]}
+    session.max_age = 600
+    del session["_other"]
+    kept = session.changes()
+    session["cart"]["tea"].append(4)
+    session["new"]["a"].clear()
+    session["later"] = 1
+    session.max_age = 700
+    del session["views"]
+
+    session.rollback(kept)
+
+    data = {"views": 2, "cart": {"tea": [1, 2, 3]}, "user": None, "new": {"a": [1]}}
+    assert (dict(session), session.max_age, session.changes()) == (data, 600, kept)
+    await session.save()
+    assert dict(await sessions.get("express")) == data
+
+
 async def test_rollback_drops_what_is_unsaved(session):
     session["cart"]["tea"].append(3)
     session["views"] = 2

@@ -15,6 +15,7 @@ __all__ = [
     "GOALS",
     "MANY",
     "OURS",
+    "RATES",
     "Goal",
     "Result",
     "ratio",

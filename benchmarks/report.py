@@ -9,7 +9,21 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.compare import repeated
-from benchmarks.figures import BASE, BEST, CELLS, GOALS, MANY, OURS, Result, ratio, samples, spread, study_median, value
+from benchmarks.figures import (
+    BASE,
+    BEST,
+    CELLS,
+    GOALS,
+    MANY,
+    OURS,
+    RATES,
+    Result,
+    ratio,
+    samples,
+    spread,
+    study_median,
+    value,
+)
 
 __all__ = ["HERE", "PAGES", "PICTURES", "STORED", "draw", "dump", "markdown", "stale", "write_pages"]
 
@@ -100,9 +114,14 @@ class Column:
         figure = self.figure(result, contender)
         if figure is None:
             return "–"
-        turns = len(samples(result, self.cell, contender, "round"))
-        wide = f" ±{spread(result, self.cell, contender, self.key):.0%}" if turns > 1 else ""
-        return f"{figure:,.{self.digits}f}{wide}"
+        told = f"{figure:,.{self.digits}f}"
+        if self.key in RATES:
+            turns = len(samples(result, self.cell, contender, "round"))
+            return f"{told} ±{spread(result, self.cell, contender, self.key):.0%}" if turns > 1 else told
+        # Half their range would say little of latencies, whose worst turn may be a hundred times the best.
+        turns = samples(result, self.cell, contender, self.key)
+        ends = [f"{end * self.factor:,.{self.digits}f}" for end in (min(turns), max(turns))]
+        return told if set(ends) == {told} else f"{told} ({ends[0]}–{ends[1]})"
 
 
 def _latency(title: str, cell: str, key: str) -> Column:

@@ -345,7 +345,9 @@ def test_check_fails_where_something_was_lost(
         return result
 
     assert check.main(options, run) == 1
-    assert capsys.readouterr().out.count("LOST") == 1
+    printed = capsys.readouterr().out
+    assert printed.count("LOST") == 1
+    assert ("the machine was not quiet" in printed) == bool(result["noise"]["warnings"])
     assert plans == [suite.SMALL]
     assert check.main(options, lambda plan: faster) == 0
     assert "LOST" not in capsys.readouterr().out

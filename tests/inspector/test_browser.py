@@ -140,6 +140,24 @@ def test_a_session_is_ended_with_all_its_sockets(page: Page) -> None:
     expect(page.locator(".socket")).to_have_count(1)
 
 
+def test_what_could_not_be_done_is_told_until_something_else_is_done(open_page: OpenPage) -> None:
+    first, second = open_page(), open_page()
+    for page in (first, second):
+        page.get_by_role("searchbox").fill("emil")
+        expect(page.locator(".socket")).to_have_count(2)
+        page.locator(".socket .pick").first.click()
+        page.get_by_role("button", name="End session").click()
+
+    first.locator("#ask-yes").click()
+    expect(second.locator(".socket")).to_have_count(1)
+    second.locator("#ask-yes").click()
+
+    expect(second.locator("#refusal")).to_contain_text("no socket of this process has this session open any more")
+    expect(first.locator("#refusal")).to_be_hidden()
+    second.get_by_role("button", name="All sessions").click()
+    expect(second.locator("#refusal")).to_be_hidden()
+
+
 @pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (768, "light"), (1920, "dark")])
 def test_nothing_sticks_out_and_every_text_can_be_read(open_page: OpenPage, width: int, scheme: str) -> None:
     page = open_page(width, scheme)

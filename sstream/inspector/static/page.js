@@ -194,8 +194,8 @@ function rowOf(one) {
   const name = `${short(one.id)} of ${one.user ?? "an anonymous visitor"}`;
   const kick = make("button", { class: "act", type: "button", "aria-label": `Close socket ${name}` }, "Close");
   const row = { item: make("li", { class: "socket" }, pick, me.act ? kick : null), user, channels, busy, ids, pick, one };
-  pick.addEventListener("click", () => choose(row.one.session));
-  kick.addEventListener("click", () => kickOut(row.one));
+  pick.addEventListener("click", () => attempt(() => choose(row.one.session)));
+  kick.addEventListener("click", () => attempt(() => kickOut(row.one)));
   return row;
 }
 
@@ -249,8 +249,8 @@ async function readSession() {
 
 const LANES = { page: "page", socket: "websocket", elsewhere: "elsewhere" };
 
-const end = make("button", { class: "act", type: "button", on: { click: () => endSession() } }, "End session");
-const all = make("button", { class: "plain", type: "button", on: { click: () => choose(chosen) } }, "All sessions");
+const end = make("button", { class: "act", type: "button", on: { click: () => attempt(endSession) } }, "End session");
+const all = make("button", { class: "plain", type: "button", on: { click: () => attempt(() => choose(chosen)) } }, "All sessions");
 const inside = make("div");
 const history = make("ul", { class: "changes", tabindex: "0", "aria-label": "Changes, the newest first" });
 $("session").append(make("div", { class: "lanes" }), inside, history);
@@ -285,6 +285,18 @@ function confirmed(text, yes) {
   $("ask").returnValue = "no";
   $("ask").showModal();
   return new Promise((resolve) => $("ask").addEventListener("close", () => resolve($("ask").returnValue === "yes"), { once: true }));
+}
+
+// What could not be done is told until something else is done.
+async function attempt(work) {
+  const told = $("refusal");
+  told.hidden = true;
+  try {
+    await work();
+  } catch (error) {
+    told.textContent = error.message;
+    told.hidden = false;
+  }
 }
 
 async function kickOut({ id, user }) {

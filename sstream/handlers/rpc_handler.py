@@ -5,7 +5,7 @@ import contextlib
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from http.client import responses
 from types import MethodType
@@ -126,7 +126,9 @@ class RPCHandler(SessionMixin, WebSocketHandler):
     # What became of the session while `prepare` was still at work, and is told when the socket is open.
     _early_tickets: tuple[str, ...] = ()
     _early_end: str | None = None
-    _session_topics = _NO_TOPICS  # what this socket is bound to for its session's sake
+    # What this socket is bound to for its session's sake, and for its own.
+    _session_topics = _NO_TOPICS
+    _own_topics = _NO_TOPICS
 
     # What Tornado sets for every request, as it is once a socket is open: there it stands here alone.
     close_code = None
@@ -180,14 +182,18 @@ class RPCHandler(SessionMixin, WebSocketHandler):
         """
         topics = [channel_topic(name) for name in channels]
         self._check_channels(topics)
-        await self._bind(*topics)
+        with self._claiming(*topics):
+            await self._bind(*topics)
         await self._enter(*channels)
 
     async def unsubscribe(self, *channels: str) -> None:
-        """Take back `subscribe`."""
-        await self.application.hub.unbind(self, *(channel_topic(name) for name in channels))
-        for name in channels:
-            await self.application.presence.leave(self, name)
+        """Take back `subscribe`. What the session is subscribed to stays."""
+        topics = {channel_topic(name): name for name in channels}
+        self._own_topics -= topics.keys()
+        await self.application.hub.unbind(self, *(topics.keys() - self._session_topics))
+        for topic, name in topics.items():
+            if topic not in self._session_topics:
+                await self.application.presence.leave(self, name)
 
     async def presence(self, channel: str) -> list[Present]:
         """Who is in a channel that keeps presence (`channel_options`), on all processes, each user once."""
@@ -243,7 +249,8 @@ class RPCHandler(SessionMixin, WebSocketHandler):
         if not self._is_joined:
             raise RPCError(UNAVAILABLE, "the socket is closed")
         position = None if since is None else Position(since.offset, since.epoch)
-        recovery = await self.application.hub.follow(self, topic, position)
+        with self._claiming(topic):
+            recovery = await self.application.hub.follow(self, topic, position)
         await self._enter(channel)
         if recovery.position is None:
             return {}
@@ -504,6 +511,19 @@ class RPCHandler(SessionMixin, WebSocketHandler):
         if self._is_joined:
             await self.application.hub.bind(self, *topics)
 
+    @contextlib.contextmanager
+    def _claiming(self, *topics: str) -> Iterator[None]:
+        """Around what binds this socket to ``topics`` for its own sake: if it fails, its session keeps what it had."""
+        had = self._own_topics
+        self._own_topics |= {*topics}
+        try:
+            yield
+        except BaseException:
+            self._own_topics -= {*topics} - had
+            if self._is_joined:
+                self.application.hub.join(self, *(self._session_topics.intersection(topics)))
+            raise
+
     def _bind_session(self) -> None:
         """Be in the topics of the session: its user's, its channels'."""
         connection = self._connection_session
@@ -511,7 +531,7 @@ class RPCHandler(SessionMixin, WebSocketHandler):
             return
         wanted = _topics_of(connection.stored())
         hub = self.application.hub
-        old, new = self._session_topics - wanted, wanted - self._session_topics
+        old, new = self._session_topics - wanted - self._own_topics, wanted - self._session_topics
         # At once: what is published, or subscribed to, when the save has ended must find it so.
         hub.leave(self, *old)
         for topic in new:

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 from tornado.web import RequestHandler
 
-from sstream import Limits, RPCError, SessionMixin, load_session, rpc
+from sstream import Limits, MemoryBroker, RPCError, SessionMixin, load_session, rpc
+from sstream.errors import UNAVAILABLE
 from sstream.pubsub import Burst, ChannelOptions, Message
 from sstream.pubsub.message import encode_event
-from sstream.testing import StoreProbe, eventually
+from sstream.testing import BrokerProbe, StoreProbe, eventually
 
 from .live import Live, ServeLive, heard, nothing_else, refused, stored, three
 
@@ -150,6 +151,63 @@ async def test_a_sessions_channels_hold_for_all_its_sockets_and_for_later_ones(
 
     assert joined == [["joined"], ["joined"], ["joined"], []]
     assert left == [[], [], [], []]
+
+
+@pytest.mark.parametrize("first", ["join", "join_all"])
+async def test_a_socket_hears_of_a_channel_as_long_as_it_or_its_session_is_subscribed(
+    memory: StoreProbe, serve_live: ServeLive, first: str
+) -> None:
+    site = await serve_live(memory, Talking)
+    browser = site.browser()
+    await browser.get("/put?a=1")
+    socket, other = await browser.connect(), await browser.connect()
+
+    for method in (first, {"join": "join_all", "join_all": "join"}[first]):
+        await socket.call(method, "lobby")
+    await socket.call("leave_all", "lobby")
+    await site.app.publish.channel("lobby", "for the socket")
+    alone = await heard(site, socket, other)
+    await socket.call("join_all", "lobby")
+    await other.receive("changed")
+    await socket.call("leave", "lobby")
+    await site.app.publish.channel("lobby", "for the session")
+    together = await heard(site, socket, other)
+    await socket.call("leave_all", "lobby")
+    await site.app.publish.channel("lobby", "for nobody")
+
+    assert alone[0] == ["for the socket"]
+    assert together == [["for the session"], ["for the session"]]
+    assert "for nobody" not in (await heard(site, socket))[0]
+
+
+@pytest.mark.parametrize("kept", [False, True], ids=["plain", "with history"])
+async def test_a_browsers_wish_that_fails_leaves_what_its_session_is_subscribed_to(
+    memory: StoreProbe, serve_live: ServeLive, kept: bool
+) -> None:
+    class Room(Talking):
+        @classmethod
+        def channel_options(cls, channel: str) -> ChannelOptions | None:
+            return ChannelOptions(history=(10, 60)) if kept else None
+
+        def may_subscribe(self, channel: str) -> bool:
+            return True
+
+    broker = BrokerProbe(MemoryBroker())
+    site = await serve_live(memory, Room, broker=broker)
+    browser = site.browser()
+    await browser.get("/put?a=1")
+    socket = await browser.connect()
+    await socket.call("join_all", "room")
+
+    broker.fail("history", "subscribe")
+    if kept:
+        assert (await refused(socket.call("sstream.subscribe", "room"))).code == UNAVAILABLE
+    else:
+        await socket.call("sstream.subscribe", "room")  # it listens to that already
+    broker.heal()
+
+    await site.app.publish.channel("room", "news")
+    assert await socket.receive_event("news")
 
 
 async def test_logging_in_and_out_changes_whose_events_a_socket_hears(store: StoreProbe, serve_live: ServeLive) -> None:

@@ -9,7 +9,7 @@ import pytest
 import redis.asyncio as aioredis
 
 from sstream import Limits, RedisStore, RPCError, load_session, rpc
-from sstream.testing import Fault, FaultProxy, Hold, Site, Socket, StoreProbe
+from sstream.testing import Fault, FaultProxy, Hold, Site, Socket, StoreProbe, eventually
 
 from .live import ENDED, ServeLive, Spoiling, refused, stored
 
@@ -255,7 +255,7 @@ async def test_calls_of_two_processes_lose_nothing(redis_url: str, serve_live: S
 async def test_no_acknowledged_change_is_lost_where_redis_fails(
     redis_url: str, proxy: FaultProxy, serve_live: ServeLive, expect_log: Callable[..., Any], fault: Fault
 ) -> None:
-    store = StoreProbe(RedisStore(proxy.url))
+    store = StoreProbe(RedisStore(proxy.url, deadline=20.0))
     busy = await Busy(await serve_live(store, Counter), store).begin()
     asked = await busy.ask("bump", ("put", "b", 1), "cart.show_now", "bump")
     second = busy.hold()
@@ -284,7 +284,7 @@ async def test_no_acknowledged_change_is_lost_where_redis_fails(
 async def test_redis_that_dies_in_the_midst_of_it_is_an_error_for_all(
     proxy: FaultProxy, serve_live: ServeLive, expect_log: Callable[..., Any]
 ) -> None:
-    store = StoreProbe(RedisStore(proxy.url, deadline=0.3))
+    store = StoreProbe(RedisStore(proxy.url, deadline=2.0))
     busy = await Busy(await serve_live(store, Counter), store).begin()
     asked = await busy.ask("bump", "bump")
     expect_log("Redis cannot be reached")
@@ -294,6 +294,7 @@ async def test_redis_that_dies_in_the_midst_of_it_is_an_error_for_all(
     replies = await busy.replies(asked)
     await refused(busy.socket.call("bump"))
     await proxy.accept()
+    await eventually(lambda: store.coherent, "Redis is not back")
 
     assert replies == [4050] * 3
     await busy.socket.receive("session")
